@@ -1,0 +1,36 @@
+"""Where cells run: each backend is `(call, jobs, workers) -> results as they end`, a few lines.
+
+A job is (threads, arguments). Threads belong to the cell, so every backend gives the same bytes.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from typing import Any
+
+Job = tuple[int, tuple[Any, ...]]
+Call = Callable[..., Any]
+
+
+def local(call: Call, jobs: list[Job], workers: int) -> Iterator[Any]:
+    """One after the other in this process."""
+    for _, arguments in jobs:
+        yield call(*arguments)
+
+
+def pool(call: Call, jobs: list[Job], workers: int) -> Iterator[Any]:
+    """Worker processes on this machine; jobs run side by side while their threads fit into `workers` cores."""
+    waiting, busy, running = list(jobs), 0, dict[Future[Any], int]()
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+        while waiting or running:
+            while waiting and (not running or busy + waiting[0][0] <= workers):
+                threads, arguments = waiting.pop(0)
+                running[executor.submit(call, *arguments)] = threads
+                busy += threads
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                busy -= running.pop(future)
+                yield future.result()
+
+
+BACKENDS: dict[str, Callable[[Call, list[Job], int], Iterator[Any]]] = {"local": local, "pool": pool}

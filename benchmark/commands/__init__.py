@@ -1,0 +1,1 @@
+"""The commands of `augury`, grouped by what they are about."""

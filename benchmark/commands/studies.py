@@ -1,0 +1,237 @@
+"""Commands about a study: run and its stages, plan, status, report, export, verify, audit of folders."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from benchmark.cache import Cell, Store
+    from benchmark.study import Study
+
+StudyArg = Annotated[str, typer.Argument(metavar="STUDY", help="A preset's name or a study file.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, dots for nested.")
+]
+HomeOption = Annotated[Path | None, typer.Option(help="Where cells and reports lie; else $AUGURY_HOME, else ./runs.")]
+NameOption = Annotated[str | None, typer.Option(help="Another name for the study.")]
+BackendOption = Annotated[str | None, typer.Option(help="local or pool.")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Cores to use; default all.")]
+
+
+def run(
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Presets or study files.")],
+    set_: SetOption = None,
+    home: HomeOption = None,
+    name: NameOption = None,
+    backend: BackendOption = None,
+    workers: WorkersOption = None,
+    only: Annotated[str | None, typer.Option(help="Stop after this stage, without a report.")] = None,
+) -> None:
+    """Run a study from data to report, resumed from what is there. Example: augury run quick --set seeds=3"""
+    worst = 0
+    for source in studies:
+        worst = max(worst, _run(source, set_, home, name, backend, workers, only))
+    raise typer.Exit(worst)
+
+
+def plan(study: StudyArg, set_: SetOption = None, home: HomeOption = None, name: NameOption = None) -> None:
+    """Print a study's cells, how many are done, and an estimate of the time. Example: augury plan real-small"""
+    from benchmark.progress import estimate
+
+    loaded, store, cells = _load(study, set_, home, name)
+    for line in estimate(loaded, cells, store):
+        typer.echo(line)
+
+
+def train(study: StudyArg, set_: SetOption = None, home: HomeOption = None, name: NameOption = None) -> None:
+    """Train a study's generators and what they need. Example: augury train quick"""
+    raise typer.Exit(_run(study, set_, home, name, None, None, "train"))
+
+
+def fidelity(study: StudyArg, set_: SetOption = None, home: HomeOption = None, name: NameOption = None) -> None:
+    """Measure a study's synthetic sets. Example: augury fidelity quick"""
+    raise typer.Exit(_run(study, set_, home, name, None, None, "fidelity"))
+
+
+def classify(study: StudyArg, set_: SetOption = None, home: HomeOption = None, name: NameOption = None) -> None:
+    """Train a study's classifiers. Example: augury classify quick"""
+    raise typer.Exit(_run(study, set_, home, name, None, None, "classify"))
+
+
+def synthesize(
+    study: StudyArg,
+    set_: SetOption = None,
+    home: HomeOption = None,
+    name: NameOption = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="Draw this text; may be repeated.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A file with one prompt a line.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first image; the next has seed + 1.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the images of --prompt and --prompts.")] = Path("synthetic"),
+) -> None:
+    """Draw a study's sets, or free prompts. Example: augury synthesize quick --prompt "blood smear" --out x"""
+    from benchmark.cache import BadInput
+
+    if prompts is not None and not prompts.is_file():
+        raise BadInput(f"--prompts {prompts} is not a file")
+    texts = [
+        *(prompt or []),
+        *(line for line in (prompts.read_text().splitlines() if prompts else []) if line.strip()),
+    ]
+    stage = "train" if texts else "synthesize"
+    code = _run(study, set_, home, name, None, None, stage)
+    if texts and not code:
+        from benchmark.exporting import draw_prompts
+
+        _, store, cells = _load(study, set_, home, name)
+        draw_prompts(cells, store, texts, seed, out)
+        typer.echo(f"{len(texts)} images in {out}")
+    raise typer.Exit(code)
+
+
+def audit(
+    study: Annotated[str | None, typer.Argument(metavar="STUDY", help="A study; or give the three folders.")] = None,
+    train_: Annotated[Path | None, typer.Option("--train", help="Images that the generator saw.")] = None,
+    heldout: Annotated[Path | None, typer.Option(help="Images of the same kind that it did not see.")] = None,
+    synthetic: Annotated[Path | None, typer.Option(help="Images that it made.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for images.csv, audit.json and pictures.")] = None,
+    size: Annotated[int, typer.Option(min=16, max=512, help="Side in pixels at which folders are compared.")] = 64,
+    set_: SetOption = None,
+    home: HomeOption = None,
+    name: NameOption = None,
+) -> None:
+    """Audit a study or image folders for copies. Example: augury audit --train A --heldout B --synthetic C --out D"""
+    from benchmark.cache import BadInput
+
+    folders = {"--train": train_, "--heldout": heldout, "--synthetic": synthetic, "--out": out}
+    missing = [option for option, value in folders.items() if value is None]
+    if study is not None:
+        if len(missing) < len(folders):
+            raise BadInput("audit: give a study or the four folders, not both")
+        raise typer.Exit(_run(study, set_, home, name, None, None, "audit"))
+    if train_ is None or heldout is None or synthetic is None or out is None:
+        raise BadInput(f"audit: give a study, or --train, --heldout, --synthetic and --out ({missing[0]} is missing)")
+    from benchmark.stages.audit import audit_folders
+
+    for line in audit_folders(train_, heldout, synthetic, out, size):
+        typer.echo(line)
+
+
+def report(study: StudyArg, set_: SetOption = None, home: HomeOption = None, name: NameOption = None) -> None:
+    """Redraw tables, figures and report from finished cells. Example: augury report quick"""
+    loaded, store, cells = _load(study, set_, home, name)
+    failed = _report(loaded, store, cells)
+    raise typer.Exit(1 if failed else 0)
+
+
+def export(
+    study: StudyArg,
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    set_: SetOption = None,
+    home: HomeOption = None,
+    name: NameOption = None,
+) -> None:
+    """Write a study's synthetic sets as image folders with card and licence. Example: augury export quick out"""
+    from benchmark.exporting import export_sets
+
+    _, store, cells = _load(study, set_, home, name)
+    for line in export_sets(cells, store, folder):
+        typer.echo(line)
+
+
+def status(study: StudyArg, set_: SetOption = None, home: HomeOption = None, name: NameOption = None) -> None:
+    """Print how far a study is, and why cells failed. Example: augury status quick"""
+    from benchmark.progress import progress_lines
+
+    _, store, cells = _load(study, set_, home, name)
+    for line in progress_lines(cells, store):
+        typer.echo(line)
+
+
+def verify(study: StudyArg, set_: SetOption = None, home: HomeOption = None, name: NameOption = None) -> None:
+    """Re-hash every finished artefact of a study. Example: augury verify quick"""
+    _, store, cells = _load(study, set_, home, name)
+    finished = [cell for cell in cells if store.record(cell)]
+    for cell in finished:
+        store.verify(cell)
+    typer.echo(f"{len(finished)} finished cells match their records; {len(cells) - len(finished)} are not finished")
+
+
+COMMANDS = (run, plan, train, synthesize, fidelity, classify, audit, report, export, status, verify)
+
+
+def _load(
+    source: str, overrides: list[str] | None, home: Path | None, name: str | None
+) -> "tuple[Study, Store, list[Cell]]":
+    from benchmark.cache import Store
+    from benchmark.plan import plan as make_plan
+    from benchmark.study import load_study
+
+    study = load_study(source, overrides, name)
+    root = home or Path(os.environ.get("AUGURY_HOME") or "runs")
+    return study, Store(root.resolve()), make_plan(study)
+
+
+def _run(
+    source: str, overrides: list[str] | None, home: Path | None, name: str | None,
+    backend: str | None, workers: int | None, only: str | None,
+) -> int:  # fmt: skip
+    from benchmark.backends import BACKENDS
+    from benchmark.cache import BadInput
+    from benchmark.plan import ORDER
+    from benchmark.progress import Told
+    from benchmark.running import claim_name, needed, run_cells, save_study
+
+    if backend is not None and backend not in BACKENDS:
+        raise BadInput(f"--backend {backend!r} given; allowed: {', '.join(BACKENDS)}")
+    if only is not None and only not in ORDER:
+        raise BadInput(f"--only {only!r} given; allowed: {', '.join(ORDER)}")
+    study, store, cells = _load(source, overrides, home, name)
+    _check_backbones(study)
+    folder = store.home / study.name
+    claim_name(folder, study)
+    _check_writable(store.home)
+    save_study(folder, study)
+    wanted = needed(cells, only) if only else cells
+    with Told(sum(store.record(cell) is None for cell in wanted), sys.stderr) as told:
+        failed = run_cells(wanted, store, backend or study.backend, workers or os.cpu_count() or 1, told)
+    if only is None:
+        _report(study, store, cells)
+        typer.echo(f"report: {folder / 'report' / 'index.html'}")
+    for cell in failed[:5]:
+        print(f"augury: failed: {cell.name}: {store.error(cell)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _report(study: "Study", store: "Store", cells: "list[Cell]") -> int:
+    from benchmark.reporting import write_report
+
+    return write_report(study, store, cells)
+
+
+def _check_backbones(study: "Study") -> None:
+    from benchmark.cache import BadInput
+    from classifiers.backbones import check
+
+    for backbone in study.backbones:
+        try:
+            check(backbone.name)
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+
+
+def _check_writable(home: Path) -> None:
+    from benchmark.cache import BadInput
+
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        probe = home / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadInput(f"home {home} cannot be written: {error.strerror}; give another --home") from None
+    if shutil.disk_usage(home).free < 2**28:
+        raise BadInput(f"home {home} has less than 256 MiB free; give another --home")

@@ -1,0 +1,255 @@
+"""The `Dataset` record, the registry, and `load()`: a name or a path -> images, labels, groups, captions."""
+
+import hashlib
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.cache import BadInput, sha256
+
+SPLITS = ("train", "validation", "test")
+IMAGE_TYPES = (
+    "CT", "X-ray", "MRI", "Ultrasound", "Endoscopy", "Microscopy", "Fundoscopy", "OCT", "Dermoscopy", "Clinical image",
+)  # fmt: skip
+TASKS = ("multiclass", "multilabel", "ordinal")
+
+# name: (image type, specialty); classes, licence and counts come from the medmnist package.
+MEDMNIST: dict[str, tuple[str, str]] = {
+    "bloodmnist": ("Microscopy", "Pathology"),
+    "breastmnist": ("Ultrasound", "Radiology"),
+    "chestmnist": ("X-ray", "Radiology"),
+    "dermamnist": ("Dermoscopy", "Dermatology"),
+    "octmnist": ("OCT", "Ophthalmology"),
+    "organamnist": ("CT", "Radiology"),
+    "organcmnist": ("CT", "Radiology"),
+    "organsmnist": ("CT", "Radiology"),
+    "pathmnist": ("Microscopy", "Pathology"),
+    "pneumoniamnist": ("X-ray", "Radiology"),
+    "retinamnist": ("Fundoscopy", "Ophthalmology"),
+    "tissuemnist": ("Microscopy", "Pathology"),
+}
+PHANTOM_VERSION = 1  # raised when the same seed draws other pictures
+PHANTOMS = tuple(
+    f"phantom-{kind}"
+    for kind in (
+        "ct", "x-ray", "mri", "ultrasound", "endoscopy", "microscopy", "fundoscopy", "oct", "dermoscopy",
+        "clinical-image",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a data set says about itself; the keys of its JSON card."""
+
+    name: str
+    classes: tuple[str, ...]
+    image_type: str
+    specialty: str = ""
+    captions: tuple[str, ...] = ()
+    task: str = "multiclass"
+    licence: str = "not stated"
+    citation: str = ""
+    caveats: str = ""
+    split: str = ""
+    image_types: tuple[str, ...] = ()
+    phantom: bool = False
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> "Card":
+        """From the keys of its JSON; keys that a card does not know (counts, md5, ...) are left out."""
+        known = {key: facts[key] for key in cls.__dataclass_fields__ if key in facts}
+        values: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Split:
+    """images uint8 [N, H, W, 3]; labels int64 [N] or uint8 [N, K]; groups, columns, captions: list[str] [N]."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[Any]
+    groups: list[str] | None = None
+    columns: dict[str, list[str]] = field(default_factory=dict)
+    captions: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A card, its splits (train, validation, test), where it came from and the sha256 of that."""
+
+    card: Card
+    splits: dict[str, Split]
+    origin: str
+    digest: str
+
+
+def expand(references: list[str]) -> list[str]:
+    """`phantoms` stands for the ten phantom sets; a set named twice is an error."""
+    names = [name for ref in references for name in (PHANTOMS if ref == "phantoms" else (ref,))]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise BadInput(f"datasets: {sorted(twice)[0]!r} is named twice")
+    return names
+
+
+def locate(reference: str) -> Path | None:
+    """The file or folder behind a reference, or None for a phantom. Raises BadInput for what is nowhere."""
+    root = os.environ.get("AUGURY_DATA")
+    if root and "/" not in reference and (Path(root) / reference / f"{reference}.npz").is_file():
+        return Path(root) / reference / f"{reference}.npz"
+    if reference in PHANTOMS:
+        return None
+    if reference in MEDMNIST:
+        file = medmnist_root() / f"{reference}.npz"
+        if not file.is_file():
+            raise BadInput(
+                f"data set {reference!r} is not at {file}; `augury data download {reference}` fetches it "
+                "from the MedMNIST project, or set MEDMNIST_ROOT to a folder that has it"
+            )
+        return file
+    path = Path(reference)
+    if path.exists():
+        return path
+    known = ", ".join(["phantoms", *PHANTOMS, *MEDMNIST])
+    raise BadInput(f"data set {reference!r} is neither a path nor a name under $AUGURY_DATA nor one of: {known}")
+
+
+def medmnist_root() -> Path:
+    """Where MedMNIST files lie: $MEDMNIST_ROOT or ~/.medmnist."""
+    return Path(os.environ.get("MEDMNIST_ROOT") or Path.home() / ".medmnist")
+
+
+def digest(reference: str, phantom_images: int, size: int) -> str:
+    """A fingerprint of the bytes behind a reference; for phantoms of what is drawn."""
+    path = locate(reference)
+    if path is None:
+        return f"phantom-{PHANTOM_VERSION}-{phantom_images}-{size}"
+    if path.is_file() and path.suffix == ".npz":
+        card = path.with_suffix(".json")
+        return sha256(path) + (sha256(card) if card.is_file() else "")
+    from benchmark.sources import files_of
+
+    total = hashlib.sha256()
+    for file in files_of(path):
+        total.update(f"{file} {sha256(file)}".encode())
+    return total.hexdigest()
+
+
+def load(reference: str, size: int | None = None, phantom_images: int = 2000) -> Dataset:
+    """Load a data set by name or path; images become uint8 RGB, square and of `size` pixels a side when given."""
+    path = locate(reference)
+    if path is None:
+        return _phantom(reference, size or 64, phantom_images)
+    from benchmark import sources
+
+    card = _medmnist_card(reference) if reference in MEDMNIST and not path.with_suffix(".json").is_file() else None
+    if path.is_dir():
+        read = sources.read_folder(path, size)
+    elif path.suffix == ".csv":
+        read = sources.read_csv(path, size)
+    elif path.suffix == ".npz":
+        read = sources.read_npz(path, size, card)
+    else:
+        raise BadInput(f"data set {reference!r}: expected a folder, a .csv or a .npz file")
+    _check(*read)
+    return Dataset(*read, origin=str(path), digest=digest(reference, phantom_images, size or 0))
+
+
+def _phantom(name: str, size: int, images: int) -> Dataset:
+    """Train, validation (a tenth) and test (a quarter, at least 200) of a phantom, from three disjoint draws."""
+    from benchmark import phantoms
+
+    card = Card.of(phantoms.card(name) | {"phantom": True})
+    splits = {}
+    for seed, (split, n) in enumerate(
+        {"train": images, "validation": max(100, images // 10), "test": max(200, images // 4)}.items()
+    ):
+        drawn = phantoms.draw(name, n, size, seed)
+        splits[split] = Split(drawn.images, drawn.labels, drawn.patients, {"sex": drawn.sex})
+    return Dataset(card, splits, "phantoms", digest(name, images, size))
+
+
+def _medmnist_card(name: str) -> Card:
+    from medmnist import INFO
+
+    info = INFO[name]
+    image_type, specialty = MEDMNIST[name]
+    kind = info["task"]
+    task = "multilabel" if "multi-label" in kind else "ordinal" if "ordinal" in kind else "multiclass"
+    return Card(
+        name=name,
+        classes=tuple(info["label"][key] for key in sorted(info["label"], key=int)),
+        image_type=image_type,
+        specialty=specialty,
+        task=task,
+        licence=info["license"],
+        citation="Yang J. et al., MedMNIST v2, Scientific Data 10:41, 2023",
+        split="official MedMNIST v2",
+    )
+
+
+def _check(card: Card, splits: dict[str, Split]) -> None:
+    """Every class has a training image, labels fit the classes, no split is empty."""
+    for name in SPLITS:
+        if name not in splits or len(splits[name].images) == 0:
+            raise BadInput(f"data set {card.name}: no {name} images")
+        split = splits[name]
+        if split.labels.ndim == 2 and card.task != "multilabel":
+            raise BadInput(f"data set {card.name}: labels of shape {split.labels.shape} need task: multilabel")
+        if split.labels.ndim == 1 and (split.labels.min() < 0 or split.labels.max() >= len(card.classes)):
+            low, high = split.labels.min(), split.labels.max()
+            raise BadInput(
+                f"data set {card.name}: {name} labels run from {low} to {high}, "
+                f"but there are {len(card.classes)} classes"
+            )
+    train = splits["train"].labels
+    counts = train.sum(0) if train.ndim == 2 else np.bincount(train, minlength=len(card.classes))
+    for label, count in zip(card.classes, counts, strict=True):
+        if count == 0:
+            raise BadInput(f"data set {card.name}: class {label!r} has no training image")
+    if len(card.classes) < 2 and card.task != "multilabel":
+        raise BadInput(f"data set {card.name}: one class ({card.classes[0]!r}); at least two are needed")
+
+
+def rows_of(split: Split, rows: NDArray[np.int64]) -> Split:
+    """The chosen rows of a split, in that order."""
+    return replace(
+        split,
+        images=split.images[rows],
+        labels=split.labels[rows],
+        groups=[split.groups[i] for i in rows] if split.groups else None,
+        columns={key: [values[i] for i in rows] for key, values in split.columns.items()},
+        captions=[split.captions[i] for i in rows] if split.captions else None,
+    )
+
+
+def identity(reference: str) -> dict[str, str]:
+    """dataset, image_type and specialty as the tidy table has them, without reading any image."""
+    import json
+
+    path = locate(reference)
+    if path is None:
+        from benchmark.phantoms import PHANTOMS as phantoms
+
+        return {"dataset": reference, "image_type": phantoms[reference].image_type,
+                "specialty": phantoms[reference].specialty}  # fmt: skip
+    beside = path / "card.json" if path.is_dir() else path.with_suffix(".json")
+    if beside.is_file():
+        try:
+            facts = json.loads(beside.read_text())
+        except ValueError as error:
+            raise BadInput(f"{beside} is not JSON: {error}") from None
+    elif reference in MEDMNIST:
+        facts = dict(zip(("image_type", "specialty"), MEDMNIST[reference], strict=True))
+    else:
+        facts = {}
+    return {
+        "dataset": facts.get("name", path.stem),
+        "image_type": facts.get("image_type", "Clinical image"),
+        "specialty": facts.get("specialty", ""),
+    }

@@ -1,0 +1,222 @@
+"""Finished cells -> tidy table -> tables, figures, report. Knows files; what is computed is computed by `results`."""
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from benchmark.cache import Cell, Record, Store, write_json
+from benchmark.running import versions
+from benchmark.stages import split, synthesize
+from benchmark.study import Study
+from classifiers.metrics import per_class, score
+from results.claims import contrasts, replicates
+from results.inputs import Results
+from results.jackknife import Jackknives
+from results.multiplier import multiplier_rows
+from results.pooling import pool_seeds, pooled_rows
+from results.report import render
+from results.tidy import frame, records, write
+
+SHOWN = 6  # images of a set in the sample grid
+
+
+def write_report(study: Study, store: Store, cells: list[Cell]) -> int:
+    """Write everything under <home>/<study>/ from finished cells alone; returns how many cells are missing."""
+    return Reporter(study, store, cells).write()
+
+
+class Reporter:
+    """Collects one study's finished cells."""
+
+    def __init__(self, study: Study, store: Store, cells: list[Cell]) -> None:
+        self.study, self.store, self.cells = study, store, cells
+        self.folder = store.home / study.name
+        self.done = [cell for cell in cells if store.record(cell) is not None]
+        self.missing = [cell for cell in cells if store.record(cell) is None]
+        self.by_digest = {cell.digest: cell for cell in cells}
+        self.prepared = lru_cache(None)(lambda digest: split.read(store.verify(self.by_digest[digest])))
+
+    def write(self) -> int:
+        own = frame([*self.cell_rows(), *self.failed_rows()])
+        cells, load = own[own["metric"] == "auroc"], Jackknives(self.load)
+        resolved = self.study.model_dump(mode="json")
+        generators = replicates(resolved)
+        pooled = [*pooled_rows(cells, load, generators), *multiplier_rows(cells, load, generators)]
+        pooled += pool_seeds(own[own["stage"].isin(["fidelity", "audit"])])
+        table = frame([*records(own), *(row | {"study": self.study.name} for row in pooled)])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write(table, self.folder)
+        costs = pd.DataFrame(self.costs())
+        costs.to_csv(self.folder / "costs.csv", index=False, lineterminator="\n")
+        write_json(self.folder / "manifest.json", self.manifest())
+        render(
+            Results(
+                study=resolved,
+                table=table,
+                claims=contrasts(cells, load, resolved),
+                datasets=list(self.datasets()),
+                costs=costs,
+                samples=list(self.samples()),
+                neighbours=list(self.neighbours()),
+                distances=list(self.distances()),
+                manifest=self.manifest(),
+            ),
+            self.folder,
+        )
+        return len(self.missing)
+
+    def of(self, stage: str) -> list[Cell]:
+        return [cell for cell in self.done if cell.stage == stage]
+
+    def keys(self, cell: Cell) -> Record:
+        about = {key: value for key, value in cell.about.items() if value is not None}
+        return about | {"study": self.study.name, "stage": cell.stage, "cell": cell.digest}
+
+    def cell_rows(self) -> Iterator[Record]:
+        for cell in self.of("classify"):
+            yield from self.classifier_rows(cell)
+        for cell in (*self.of("fidelity"), *self.of("audit")):
+            for row in json.loads((self.store.verify(cell) / "rows.json").read_text()):
+                keys = self.keys(cell) | {key: value for key, value in row.items() if value != ""}
+                yield {"group": "all"} | keys
+
+    def classifier_rows(self, cell: Cell) -> Iterator[Record]:
+        """All metrics over the test set, by class, and AUROC by every column of the data set."""
+        prepared = self.prepared(cell.inputs["split"].digest)
+        labels, task, probabilities = prepared.test.labels, prepared.card.task, self.probabilities(cell)
+        facts = json.loads((self.store.folder(cell) / "training.json").read_text())
+        keys = self.keys(cell) | {"n_train": facts["n_real"], "n": len(labels)}
+        for metric, value in score(labels, probabilities, task).items():
+            yield keys | {"group": "all", "metric": metric, "value": value}
+        for metric, values in per_class(labels, probabilities, task).items():
+            for name, value in zip(prepared.card.classes, values, strict=True):
+                yield keys | {"group": name, "metric": metric, "value": float(value)}
+        for column, entries in prepared.test.columns.items():
+            for entry in sorted(set(entries)):
+                rows = np.flatnonzero(np.array(entries) == entry)
+                value = score(labels[rows], probabilities[rows], task)["auroc"]
+                yield keys | {"group": f"{column}={entry}", "metric": "auroc", "value": value, "n": len(rows)}
+
+    def failed_rows(self) -> Iterator[Record]:
+        for cell in self.missing:
+            if cell.stage in ("classify", "fidelity", "audit"):
+                yield self.keys(cell) | {"group": "all", "status": "failed"}
+
+    def probabilities(self, cell: Cell) -> NDArray[np.float64]:
+        with np.load(self.store.verify(cell) / "predictions.npz", allow_pickle=False) as arrays:
+            return np.asarray(arrays["test"], np.float64)
+
+    def load(self, digest: str) -> Record:
+        """What the statistics need of one classifier: labels, probabilities, groups, task."""
+        cell = self.by_digest[digest]
+        prepared = self.prepared(cell.inputs["split"].digest)
+        return {
+            "labels": prepared.test.labels, "probabilities": self.probabilities(cell),
+            "groups": prepared.test.groups, "task": prepared.card.task,
+        }  # fmt: skip
+
+    def costs(self) -> Iterator[Record]:
+        for cell in self.done:
+            record = self.store.record(cell) or {}
+            facts = {key: record.get(key) for key in ("seconds", "cpu_seconds", "peak_memory_mb", "device")}
+            about = {
+                key: cell.about.get(key, "") for key in ("dataset", "generator", "exposure", "arm", "budget", "seed")
+            }
+            yield {"stage": cell.stage} | about | {"cell": cell.digest} | facts
+
+    def manifest(self) -> Record:
+        return {
+            "study": self.study.name,
+            "command": f"augury run {self.study.name}",
+            "seeds": list(range(self.study.seeds)),
+            "versions": versions(),
+            "cells": {cell.digest: cell.stage for cell in self.cells},
+            "finished": len(self.done),
+            "missing": {cell.digest: self.store.error(cell) or "not run" for cell in self.missing},
+        }
+
+    def datasets(self) -> Iterator[Record]:
+        for cell in self.of("split"):
+            folder, prepared = self.store.verify(cell), self.prepared(cell.digest)
+            card = json.loads((folder / "card.json").read_text())
+            leaks = json.loads((folder / "leaks.json").read_text())
+            counts = {name: _counts(prepared.card.classes, getattr(prepared, name).labels)
+                      for name in ("train", "validation", "test")}  # fmt: skip
+            yield card | {
+                "counts": counts,
+                "reported": [leak["text"] + (" (waived)" if leak["stops"] else "") for leak in leaks],
+                "n_train": len(prepared.kept),
+                "n_heldout": len(prepared.heldout),
+                "n_test": len(prepared.test.images),
+            }
+
+    def generated(self) -> list[Cell]:
+        """One synthetic set a data set and generator, of the first seed and the largest exposure."""
+        first: dict[tuple[str, str], Cell] = {}
+        for cell in self.of("synthesize"):
+            if "train" in cell.inputs:
+                first.setdefault((cell.about["dataset"], cell.about["generator"]), cell)
+        return list(first.values())
+
+    def samples(self) -> Iterator[Record]:
+        for cell in self.generated():
+            prepared, drawn = (
+                self.prepared(cell.inputs["split"].digest),
+                synthesize.read(self.store.verify(cell)),
+            )
+            rng = np.random.default_rng(0)
+            chosen = rng.permutation(len(drawn.images))[:SHOWN]
+            real = [_like(prepared, drawn.labels[i], rng) for i in chosen]
+            yield {
+                "dataset": cell.about["dataset"], "image_type": cell.about["image_type"],
+                "generator": cell.about["generator"], "caption": drawn.captions[chosen[0]],
+                "captions": [drawn.captions[i] for i in chosen], "real": prepared.train.images[real],
+                "synthetic": drawn.images[chosen], "seed": cell.about["seed"],
+            }  # fmt: skip
+
+    def neighbours(self) -> Iterator[Record]:
+        for cell in self.first_audits():
+            with np.load(self.store.verify(cell) / "pairs.npz", allow_pickle=False) as arrays:
+                yield _about(cell) | {key: arrays[key] for key in arrays.files}
+
+    def distances(self) -> Iterator[Record]:
+        for cell in self.first_audits():
+            with np.load(self.store.verify(cell) / "distances.npz", allow_pickle=False) as arrays:
+                planted = {
+                    key.removeprefix("planted_"): arrays[key] for key in arrays.files if key.startswith("planted_")
+                }
+                yield _about(cell) | {
+                    "synthetic": arrays["synthetic"], "heldout": arrays["heldout"], "planted": planted,
+                    "threshold": float(arrays["threshold"][0]),
+                }  # fmt: skip
+
+    def first_audits(self) -> list[Cell]:
+        first: dict[tuple[str, str], Cell] = {}
+        for cell in self.of("audit"):
+            first.setdefault((cell.about["dataset"], cell.about["generator"]), cell)
+        return list(first.values())
+
+
+def _about(cell: Cell) -> Record:
+    return {
+        "dataset": cell.about["dataset"],
+        "generator": cell.about["generator"],
+        "seed": cell.about["seed"],
+    }
+
+
+def _like(prepared: split.Prepared, label: Any, rng: np.random.Generator) -> int:
+    """A random kept train row with this label."""
+    labels = prepared.train.labels[prepared.kept]
+    same = (labels == label).all(1) if labels.ndim == 2 else labels == label
+    return int(rng.choice(prepared.kept[same]))
+
+
+def _counts(classes: tuple[str, ...], labels: NDArray[Any]) -> dict[str, int]:
+    counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(classes))
+    return {name: int(count) for name, count in zip(classes, counts, strict=True)}

@@ -1,0 +1,230 @@
+"""Readers: npz with its card, image folder, CSV of paths. All give a card and splits of uint8 RGB images.
+
+A file that cannot be read is an error that names it; nothing is ever replaced by a black picture.
+"""
+
+import csv
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmark.cache import BadInput
+from benchmark.datasets import TASKS, Card, Split
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+ALIASES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+Read = tuple[Card, dict[str, Split]]
+
+
+def read_npz(file: Path, size: int | None, card: Card | None = None) -> Read:
+    """MedMNIST's layout: {train,val,test}_images uint8 [N, H, W(, 3)], _labels [N, 1] or [N, K], perhaps _groups."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except ValueError as error:
+        reason = "holds pickled objects, which are never read" if "allow_pickle" in str(error) else str(error)
+        raise BadInput(f"{file}: {reason}") from None
+    except Exception as error:  # zipfile, EOF and zlib errors: whatever makes the archive unreadable
+        raise BadInput(f"{file} is not a readable npz: {error}") from None
+    for split in ("train", "val", "test"):
+        for part in ("images", "labels"):
+            if f"{split}_{part}" not in arrays:
+                raise BadInput(f"{file}: array {split}_{part} is missing; it has {', '.join(sorted(arrays)) or 'none'}")
+    if card is None:
+        given = [np.atleast_2d(arrays[f"{split}_labels"].T).T for split in ("train", "val", "test")]
+        if len({part.shape[1] for part in given}) > 1:
+            raise BadInput(f"{file}: labels of train, val and test have {[part.shape[1] for part in given]} columns")
+        card = read_card(file.with_suffix(".json"), file.stem, np.concatenate(given))
+    splits = {}
+    for short, name in (("train", "train"), ("val", "validation"), ("test", "test")):
+        images = _stack(arrays[f"{short}_images"], size, file)
+        labels = _labels(arrays[f"{short}_labels"], card.task)
+        if len(images) != len(labels):
+            raise BadInput(f"{file}: {len(images)} {short}_images but {len(labels)} {short}_labels")
+        groups = arrays.get(f"{short}_groups")
+        splits[name] = Split(images, labels, [str(group) for group in groups] if groups is not None else None)
+    return card, splits
+
+
+def read_card(file: Path, name: str, labels: NDArray[Any]) -> Card:
+    """The JSON card beside a data set; without one the classes are numbered and the image type is unknown."""
+    if not file.is_file():
+        count = labels.shape[1] if labels.ndim == 2 and labels.shape[1] > 1 else int(labels.max()) + 1
+        task = "multilabel" if labels.ndim == 2 and labels.shape[1] > 1 else "multiclass"
+        return Card(name, tuple(f"class {i}" for i in range(count)), "Clinical image", task=task)
+    try:
+        facts = json.loads(file.read_text())
+        return card_from(facts)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{file} is not a data card: {error}") from None
+
+
+def card_from(facts: dict[str, Any]) -> Card:
+    """A card from the keys of its JSON, checked; only what Augury draws itself is called a phantom."""
+    card = Card.of({key: value for key, value in facts.items() if key != "phantom"})
+    if card.task not in TASKS:
+        raise BadInput(f"card of {card.name}: task {card.task!r} given; allowed: {', '.join(TASKS)}")
+    for key in ("captions", "image_types"):
+        if getattr(card, key) and len(getattr(card, key)) != len(card.classes):
+            raise BadInput(f"card of {card.name}: {len(getattr(card, key))} {key} for {len(card.classes)} classes")
+    return card
+
+
+def read_folder(folder: Path, size: int | None) -> Read:
+    """[train|val|validation|test/]CLASS/*.png|jpg; without split folders 70/10/20 a class, seed 0."""
+    parts = {ALIASES[item.name]: item for item in sorted(folder.iterdir()) if item.is_dir() and item.name in ALIASES}
+    roots = parts if "train" in parts else {"": folder}
+    classes = sorted({item.name for root in roots.values() for item in root.iterdir() if item.is_dir()})
+    if not classes:
+        raise BadInput(f"{folder}: no class folders; expected [train|validation|test/]CLASS/*.png")
+    rows = []
+    for split, root in roots.items():
+        for label in classes:
+            files = image_files(root / label) if (root / label).is_dir() else []
+            if not files and split in ("", "train"):
+                raise BadInput(f"{folder}: class {label!r} has no image ({', '.join(SUFFIXES)})")
+            rows += [{"path": str(file), "label": label, "split": split} for file in files]
+    return _from_rows(rows, folder, size)
+
+
+def read_csv(file: Path, size: int | None) -> Read:
+    """`path,label` and optionally `patient,split,caption`; every further column is a subgroup. Paths are relative
+    to the file."""
+    try:
+        with file.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{file} is not a CSV: {error}") from None
+    columns = list(rows[0]) if rows else []
+    for needed in ("path", "label"):
+        if needed not in columns:
+            raise BadInput(f"{file}: column {needed!r} is missing; it has {', '.join(map(str, columns)) or 'none'}")
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise BadInput(f"{file}, line {number}: expected {len(columns)} fields")
+        if row.get("split") and row["split"] not in ALIASES:
+            raise BadInput(f"{file}, line {number}: split {row['split']!r} given; allowed: {', '.join(ALIASES)}")
+        row["path"] = str(file.parent / row["path"])
+        row["split"] = ALIASES.get(row.get("split") or "", "")
+    return _from_rows(rows, file, size)
+
+
+def files_of(path: Path) -> list[Path]:
+    """Every file whose bytes a data set at `path` (folder or CSV) consists of, in a fixed order."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
+    with path.open(newline="") as stream:
+        named = [path.parent / row["path"] for row in csv.DictReader(stream) if row.get("path")]
+    return [path, *sorted({file for file in named if file.is_file()})]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Images directly in the folder, by name; other visible files are an error."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file.name[0] != ".")
+    for file in files:
+        if file.suffix.lower() not in SUFFIXES:
+            raise BadInput(f"{file} is not an image ({', '.join(SUFFIXES)})")
+    return files
+
+
+def read_image(file: Path, size: int | None) -> NDArray[np.uint8]:
+    """One image as uint8 RGB [H, W, 3]; with a size, cut to the central square and resized (bicubic)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                image.load()
+                picture = _to_rgb(image)
+    except FileNotFoundError:
+        raise BadInput(f"image {file} does not exist") from None
+    except Exception as error:  # Pillow raises many kinds for a broken file; each is the same to the user
+        raise BadInput(f"image {file} cannot be read: {error}") from None
+    return resize(np.asarray(picture), size)
+
+
+def resize(image: NDArray[np.uint8], size: int | None) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3] -> the central square at size x size, bicubic with anti-aliasing; None leaves it."""
+    if size is None or image.shape[:2] == (size, size):
+        return image
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    square = Image.fromarray(np.ascontiguousarray(image[top : top + side, left : left + side]))
+    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+        raise ValueError(f"{image.mode} has more than 8 bits a channel; window it to 8 bits first")
+    return image.convert("RGB")
+
+
+def _stack(images: NDArray[Any], size: int | None, file: Path) -> NDArray[np.uint8]:
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        raise BadInput(f"{file}: images are {images.dtype} {images.shape}; expected uint8 [N, H, W] or [N, H, W, 3]")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.shape[3] == 1:
+        images = np.repeat(images, 3, 3)
+    if size is None or images.shape[1:3] == (size, size) or len(images) == 0:
+        return images
+    return np.stack([resize(image, size) for image in images])
+
+
+def _labels(labels: NDArray[Any], task: str) -> NDArray[Any]:
+    if task == "multilabel":
+        return labels.astype(np.uint8)
+    return (labels[:, 0] if labels.ndim == 2 else labels).astype(np.int64)
+
+
+def _from_rows(rows: list[dict[str, Any]], source: Path, size: int | None) -> Read:
+    """Rows with path, label, split and more -> card and splits."""
+    card_file = source / "card.json" if source.is_dir() else source.with_suffix(".json")
+    classes = sorted({row["label"] for row in rows})
+    facts = json.loads(card_file.read_text()) if card_file.is_file() else {}
+    card = card_from({"name": source.stem, "image_type": "Clinical image", "classes": classes} | facts)
+    unknown = set(classes) - set(card.classes)
+    if unknown:
+        raise BadInput(f"{source}: label {sorted(unknown)[0]!r} is not a class of its card")
+    if not all(row["split"] for row in rows):
+        _draw_splits(rows)
+    side = size
+    if side is None:
+        side = min(read_image(Path(rows[0]["path"]), None).shape[:2])
+    splits = {}
+    for name in ("train", "validation", "test"):
+        part = [row for row in rows if row["split"] == name]
+        if not part:
+            raise BadInput(f"{source}: no {name} images")
+        taken = ("path", "label", "split", "patient", "caption")
+        splits[name] = Split(
+            np.stack([read_image(Path(row["path"]), side) for row in part]),
+            np.array([card.classes.index(row["label"]) for row in part], np.int64),
+            [row["patient"] for row in part] if "patient" in part[0] else None,
+            {key: [row[key] for row in part] for key in part[0] if key not in taken},
+            [row["caption"] for row in part] if "caption" in part[0] else None,
+        )
+    return card, splits
+
+
+def _draw_splits(rows: list[dict[str, Any]]) -> None:
+    """Give every row a split, 70/10/20 within each class, whole patients together, seed 0."""
+    rng = np.random.default_rng(0)
+    patients: dict[str, str] = {}
+    for number, row in enumerate(rows):
+        patients.setdefault(row.get("patient") or f"row {number}", row["label"])
+    chosen: dict[str, str] = {}
+    for label in sorted(set(patients.values())):
+        names = [name for name, first in patients.items() if first == label]
+        names = [names[i] for i in rng.permutation(len(names))]
+        if len(names) < 3:
+            raise BadInput(f"class {label!r} has {len(names)} patients or images; at least 3 are needed to split them")
+        test, validation = max(1, round(0.2 * len(names))), max(1, round(0.1 * len(names)))
+        for i, name in enumerate(names):
+            chosen[name] = "test" if i < test else "validation" if i < test + validation else "train"
+    for number, row in enumerate(rows):
+        row["split"] = chosen[row.get("patient") or f"row {number}"]

@@ -1,0 +1,161 @@
+"""Who may be seen by what: patients, the audit's coin, nested budgets, and the leakage check."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.datasets import Dataset, Split
+
+Rows = NDArray[np.int64]
+NEAR = 0.98  # correlation at 16 x 16 pixels
+
+
+def patients_of(split: Split) -> list[str]:
+    """The patient of each image [N]; images equal pixel for pixel are one patient, and so are their patients."""
+    names = split.groups or [f"image {i}" for i in range(len(split.images))]
+    parent = {name: name for name in names}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            name = parent[name]
+        return name
+
+    first: dict[bytes, str] = {}
+    for name, key in zip(names, pixel_keys(split.images), strict=True):
+        a, b = root(first.setdefault(key, name)), root(name)
+        parent[max(a, b)] = min(a, b)
+    return [root(name) for name in names]
+
+
+def pixel_keys(images: NDArray[np.uint8]) -> list[bytes]:
+    """A hash of each image's pixels [N]."""
+    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
+
+
+def flip_coin(patients: list[str], pool: float, name: str) -> tuple[Rows, Rows]:
+    """Draw the audit pool (a share of the patients) and put each of its patients into training or held-out.
+
+    Returns the rows of members and of non-members; the latter are kept from every trained part. The draw depends
+    on the data set's name and its patients, not on any seed of the study: one coin for all replicates.
+    """
+    unique = sorted(set(patients))
+    rng = np.random.default_rng(list(hashlib.sha256(f"coin {name}".encode()).digest()))
+    drawn = rng.permutation(len(unique))[: round(pool * len(unique))]
+    heads = rng.random(len(drawn)) < 0.5
+    member = {unique[i] for i in drawn[heads]}
+    held_out = {unique[i] for i in drawn[~heads]}
+    rows = np.arange(len(patients))
+    return rows[[p in member for p in patients]], rows[[p in held_out for p in patients]]
+
+
+def entry_budgets(labels: NDArray[Any], patients: list[str], seed: int) -> NDArray[np.float64]:
+    """The smallest budget that holds each image, float64 [N] in [0, 1); budget b is every image with entry <= b.
+
+    Patients are shuffled within their stratum (class; rarest label of a multi-label image) and enter one after the
+    other, each at the budget from which the stratum is nearer to its share with them than without; the first enters
+    at 0, so that every budget has every class. Nested by construction: 1 % inside 5 % inside 100 %.
+    """
+    strata = _strata(labels)
+    order = {name: i for i, name in enumerate(dict.fromkeys(patients))}
+    patient = np.array([order[name] for name in patients])
+    home = np.zeros(len(order), np.int64)
+    home[patient[::-1]] = strata[::-1]  # a patient's first image decides
+    size = np.bincount(patient, minlength=len(order))
+    entry = np.zeros(len(order))
+    rng = np.random.default_rng([seed, 7])
+    for stratum in np.unique(home):
+        members = rng.permutation(np.flatnonzero(home == stratum))
+        after = np.cumsum(size[members])
+        entry[members] = (after - size[members] / 2) / after[-1]
+        entry[members[0]] = 0.0
+    return np.asarray(entry[patient])
+
+
+def budget_rows(entry: NDArray[np.float64], budget: float) -> Rows:
+    """Rows of a budget in the order in which they enter, so that a smaller budget is a prefix."""
+    order = np.argsort(entry, kind="stable")
+    return np.asarray(order[entry[order] <= budget], np.int64)
+
+
+def _strata(labels: NDArray[Any]) -> NDArray[np.int64]:
+    if labels.ndim == 1:
+        return labels.astype(np.int64)
+    by_rarity = np.argsort(labels.sum(0), kind="stable")
+    rank = np.where(labels[:, by_rarity] > 0, np.arange(labels.shape[1]), labels.shape[1])
+    return np.asarray(rank.min(1), np.int64)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the leakage check found: `stops` says whether a study refuses to run on it unless waived."""
+
+    kind: str
+    count: int
+    text: str
+    stops: bool = False
+
+
+def leakage(data: Dataset) -> list[Finding]:
+    """PROTOCOL's check on the images as given: shared patients and train/test duplicates stop, the rest is told."""
+    found = []
+    names = ("train", "validation", "test")
+    keys = {name: pixel_keys(data.splits[name].images) for name in names}
+    for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        groups = data.splits[a].groups, data.splits[b].groups
+        if groups[0] and groups[1] and (shared := set(groups[0]) & set(groups[1])):
+            text = f"{len(shared)} patients are in {a} and in {b}, for example {sorted(shared)[0]}"
+            found.append(Finding("shared patient", len(shared), text, stops=True))
+        seen = set(keys[a])
+        if count := sum(key in seen for key in keys[b]):
+            text = f"{count} {b} images equal a {a} image pixel for pixel"
+            found.append(Finding("exact duplicate", count, text, stops=(a, b) == ("train", "test")))
+    found += [*_within(data, keys), *_near(data)]
+    return found
+
+
+def _within(data: Dataset, keys: dict[str, list[bytes]]) -> list[Finding]:
+    found = []
+    for name, split in data.splits.items():
+        labels: dict[bytes, set[bytes]] = {}
+        for key, label in zip(keys[name], split.labels, strict=True):
+            labels.setdefault(key, set()).add(label.tobytes())
+        if repeats := len(keys[name]) - len(labels):
+            found.append(Finding("repeated image", repeats, f"{repeats} {name} images repeat another one of {name}"))
+        constant = int((split.images.reshape(len(split.images), -1).std(1) == 0).sum())
+        if constant:
+            found.append(Finding("constant image", constant, f"{constant} {name} images have one grey level only"))
+    everywhere: dict[bytes, set[bytes]] = {}
+    for name, split in data.splits.items():
+        for key, label in zip(keys[name], split.labels, strict=True):
+            everywhere.setdefault(key, set()).add(label.tobytes())
+    if conflicts := sum(len(kinds) > 1 for kinds in everywhere.values()):
+        found.append(Finding("label conflict", conflicts, f"{conflicts} pictures occur with different labels"))
+    return found
+
+
+def _near(data: Dataset) -> list[Finding]:
+    small = {name: _thumbnails(split.images) for name, split in data.splits.items()}
+    exact = set(pixel_keys(data.splits["train"].images))
+    keys = pixel_keys(data.splits["test"].images)
+    best = np.concatenate([(part @ small["train"].T).max(1) for part in np.array_split(small["test"], 16) if len(part)])
+    count = sum(bool(c > NEAR) and key not in exact for c, key in zip(best, keys, strict=True))
+    if not count:
+        return []
+    share = f"{count} of {len(best)} test images"
+    return [Finding("near duplicate", count, f"{share} correlate above {NEAR} with a train image at 16 x 16")]
+
+
+def _thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Grey 16 x 16 pictures as centred rows of unit length, so that a product is a correlation."""
+    from PIL import Image
+
+    grey = [
+        np.asarray(Image.fromarray(image).convert("L").resize((16, 16), Image.Resampling.BOX), np.float32)
+        for image in images
+    ]
+    rows = np.stack(grey).reshape(len(images), -1)
+    rows = rows - rows.mean(1, keepdims=True)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6), np.float32)

@@ -1,0 +1,227 @@
+"""The privacy audit of one synthetic set, with its query control, bank control and power."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.cache import BadInput, Record, write_json
+from benchmark.prompts import label_codes
+from benchmark.sources import SUFFIXES, read_image
+from benchmark.stages import split, synthesize
+
+Images = NDArray[np.uint8]
+PLANTED = 60  # images of the bank that are planted, of each kind
+SHOWN = 8  # pairs in the gallery
+GRID = 4  # tiles a side
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Images uint8 [N, H, W, 3], the stratum and the patient of each."""
+
+    images: Images
+    labels: NDArray[np.int64]
+    patients: list[str]
+
+
+def run(config: Record, inputs: dict[str, Path], folder: Path) -> None:
+    """Writes rows.json, images.csv, distances.npz and pairs.npz."""
+    from generators.autoencoders import load_autoencoder, round_trip, working_resolution
+
+    prepared = split.read(inputs["split"])
+    drawn = synthesize.read(inputs["synthesize"])
+    codes, _ = label_codes(prepared.train.labels)
+    seen = prepared.budget(config["budget"], config["seed"])
+
+    def bank(rows: NDArray[np.int64]) -> Bank:
+        return Bank(prepared.train.images[rows], codes[rows], [prepared.patients[i] for i in rows])
+
+    model = load_autoencoder(inputs["autoencoder"] / "vae")
+    resolution = working_resolution(drawn.images.shape[1])
+    some = np.sort(np.random.default_rng(0).permutation(len(drawn.images))[: config["images"]])
+    result = audit(
+        drawn.images[some], bank(seen), bank(prepared.heldout), stride=config["stride"],
+        trip=lambda images: round_trip(model, images, resolution),
+    )  # fmt: skip
+    names = [f"{drawn.seeds[i]}" for i in some]
+    write_result(result, names, folder)
+
+
+@dataclass(frozen=True)
+class Result:
+    """rows: tidy rows; columns: one value a synthetic image; distances and pairs: arrays for figures."""
+
+    rows: list[Record]
+    columns: dict[str, list[Any]]
+    distances: dict[str, NDArray[np.float64]]
+    pairs: dict[str, NDArray[Any]]
+
+
+def audit(synthetic: Images, bank: Bank, heldout: Bank, *, stride: float, trip: Any = None) -> Result:
+    """PROTOCOL section 4 on one synthetic set; `trip` sends images through the generator's autoencoder and back."""
+    from privacy.audits import control_patients, query_control
+    from privacy.neighbours import patch_neighbours, tile_max_neighbours
+    from privacy.power import KINDS, plant
+
+    side = synthetic.shape[1]
+    step = max(1, round(stride * side / GRID))
+    control = heldout.images[control_patients(heldout.patients, 0)]
+    rng = np.random.default_rng(0)
+    planted_rows = np.sort(rng.permutation(len(bank.images))[:PLANTED])
+    planted = {kind: plant(bank.images[planted_rows], kind, 0) for kind in KINDS}
+    if trip is not None:
+        planted["round_trip"] = trip(bank.images[planted_rows])
+
+    # Tile-max distance to the raw bank, its control, and what it finds of planted copies.
+    neighbours = min(50, len(bank.images))
+    near, index = tile_max_neighbours(synthetic, bank.images, k=neighbours)
+    far = tile_max_neighbours(control, bank.images, k=1)[0][:, 0]
+    law = query_control(near[:, 0], far)
+    rows = _query_rows("tile_max", law, len(synthetic))
+    found = {kind: tile_max_neighbours(images, bank.images, k=1)[0][:, 0] for kind, images in planted.items()}
+    rows += _power_rows("tile_max", found, law["threshold"])
+
+    # Patches that may have moved.
+    patch, patch_index, _ = patch_neighbours(synthetic, bank.images, stride=step)
+    patch_law = query_control(patch, patch_neighbours(control, bank.images, stride=step)[0])
+    rows += _query_rows("patch", patch_law, len(synthetic))
+    moved = {kind: patch_neighbours(images, bank.images, stride=step)[0] for kind, images in planted.items()}
+    rows += _power_rows("patch", moved, patch_law["threshold"])
+
+    # The same bank decoded by the autoencoder: the best copy that a latent model can emit.
+    columns: dict[str, list[Any]] = {}
+    if trip is not None:
+        decoded = trip(bank.images)
+        trip_near = tile_max_neighbours(synthetic, decoded, k=1)[0][:, 0]
+        trip_law = query_control(trip_near, tile_max_neighbours(trip(control), decoded, k=1)[0][:, 0])
+        rows += _query_rows("round_trip", trip_law, len(synthetic))
+        back = {"round_trip": tile_max_neighbours(planted["round_trip"], decoded, k=1)[0][:, 0]}
+        rows += _power_rows("round_trip", back, trip_law["threshold"])
+        columns = {"round_trip_distance": trip_near.tolist()}
+
+    # Bank control, and the call that needs both.
+    share, called, ratio = _bank_control(synthetic, near, law, bank, heldout)
+    rows += share
+    rows.append({"metric": "copies_called", "value": float(called.mean()), "n": len(synthetic)})
+    first = {
+        "nearest": index[:, 0].tolist(), "distance": near[:, 0].tolist(),
+        "threshold": [law["threshold"]] * len(synthetic), "flagged": (near[:, 0] <= law["threshold"]).tolist(),
+        "copy": called.tolist(), "bank_ratio": ratio.tolist(),
+        "second_ratio": (near[:, 0] / np.maximum(near[:, 1 if neighbours > 1 else 0], 1e-12)).tolist(),
+        "patch_nearest": patch_index.tolist(), "patch_distance": patch.tolist(),
+        "patch_flagged": (patch <= patch_law["threshold"]).tolist(),
+    }  # fmt: skip
+    distances = {"synthetic": near[:, 0], "heldout": far, "threshold": np.array([law["threshold"]])}
+    distances |= {f"planted_{kind}": values for kind, values in found.items()}
+    return Result(rows, first | columns, distances, _pairs(synthetic, near, index, bank, heldout))
+
+
+def _query_rows(measure: str, law: Record, n: int) -> list[Record]:
+    keys = {"flagged": "share", "p": "p_value", "level": "level", "threshold": "threshold"}
+    rows = [{"metric": f"{measure}_{name}", "value": float(law[key]), "n": n} for name, key in keys.items()]
+    excess = {"value": float(law["excess"]), "low": float(law["low"]), "high": float(law["high"])}
+    return [{"metric": f"{measure}_excess_copies", "n": n} | excess, *rows]
+
+
+def _power_rows(measure: str, found: dict[str, NDArray[np.float64]], threshold: float) -> list[Record]:
+    from privacy.power import wilson_interval
+
+    rows = []
+    for kind, distances in found.items():
+        value, low, high = wilson_interval(int((distances <= threshold).sum()), len(distances))
+        rows.append({"metric": f"{measure}_power", "group": f"planted={kind}", "value": value, "low": low,
+                     "high": high, "n": len(distances)})  # fmt: skip
+    return rows
+
+
+def _bank_control(
+    synthetic: Images, near: NDArray[np.float64], law: Record, bank: Bank, heldout: Bank
+) -> tuple[list[Record], NDArray[np.bool_], NDArray[np.float64]]:
+    """Rows of the bank control, the images called copies, and each image's ratio d_train / d_heldout."""
+    from privacy.audits import bank_control, call_copies, control_patients, matched_bank
+    from privacy.neighbours import tile_max_matrix
+
+    rows = matched_bank(bank.labels, bank.patients, heldout.labels, 0)
+    patients = [bank.patients[i] for i in rows]
+    to_train = tile_max_matrix(synthetic, bank.images[rows])
+    to_heldout = tile_max_matrix(synthetic, heldout.images)
+    found = bank_control(to_train, patients, to_heldout, heldout.patients, 0)
+
+    # Held-out queries get the same ratio, their own patient left out of the held-out bank.
+    queries = control_patients(heldout.patients, 0)
+    own = np.array(heldout.patients)
+    inside = tile_max_matrix(heldout.images[queries], heldout.images).astype(np.float64)
+    inside[own[queries][:, None] == own[None, :]] = np.inf
+    theirs = tile_max_matrix(heldout.images[queries], bank.images[rows]).min(1) / np.maximum(inside.min(1), 1e-12)
+    called = call_copies(near[:, 0] <= law["threshold"], found["ratio"], theirs)
+    share = {key: float(found[key]) for key in ("low", "high")}
+    out = [{"metric": "bank_share", "value": float(found["share"]), "n": len(synthetic)} | share]
+    out.append({"metric": "bank_p", "value": float(found["p_value"]), "n": len(synthetic)})
+    return out, np.asarray(called, bool), np.asarray(found["ratio"], np.float64)
+
+
+def _pairs(
+    synthetic: Images, near: NDArray[np.float64], index: NDArray[np.int64], bank: Bank, heldout: Bank
+) -> dict[str, NDArray[Any]]:
+    """Synthetic, nearest training, nearest held-out image; nearest first."""
+    from privacy.neighbours import tile_max_neighbours
+
+    worst = np.argsort(near[:, 0], kind="stable")[:SHOWN]
+    other, other_index = tile_max_neighbours(synthetic[worst], heldout.images, k=1)
+    return {
+        "synthetic": synthetic[worst], "nearest_train": bank.images[index[worst, 0]],
+        "nearest_heldout": heldout.images[other_index[:, 0]], "d_train": near[worst, 0], "d_heldout": other[:, 0],
+    }  # fmt: skip
+
+
+def write_result(result: Result, names: list[str], folder: Path, nearest: list[str] | None = None) -> None:
+    """Write rows.json, images.csv (one row a synthetic image), distances.npz, pairs.npz."""
+    write_json(folder / "rows.json", result.rows)
+    with (folder / "images.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["file", *result.columns])
+        columns = dict(result.columns)
+        if nearest:
+            for key in ("nearest", "patch_nearest"):
+                columns[key] = [nearest[i] for i in columns[key]]
+        writer.writerows(zip(names, *columns.values(), strict=True))
+    np.savez(folder / "distances.npz", **result.distances)  # type: ignore[arg-type]
+    np.savez(folder / "pairs.npz", **result.pairs)  # type: ignore[arg-type]
+
+
+def audit_folders(train: Path, heldout: Path, synthetic: Path, out: Path, size: int) -> Iterator[str]:
+    """Audit any image folders; yields lines for the terminal, writes images.csv, rows.json and pictures' arrays."""
+    files = {
+        name: _files(folder) for name, folder in (("train", train), ("heldout", heldout), ("synthetic", synthetic))
+    }
+    images = {name: np.stack([read_image(file, size) for file in paths]) for name, paths in files.items()}
+
+    def bank(name: str) -> Bank:
+        paths = files[name]
+        return Bank(images[name], np.zeros(len(paths), np.int64), [f"{name} {i}" for i in range(len(paths))])
+
+    result = audit(images["synthetic"], bank("train"), bank("heldout"), stride=0.25)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--out {out} cannot be written: {error.strerror}") from None
+    names = [str(file.relative_to(synthetic)) for file in files["synthetic"]]
+    write_result(result, names, out, [str(file.relative_to(train)) for file in files["train"]])
+    for row in result.rows:
+        interval = f" ({row['low']:.3f} to {row['high']:.3f})" if "low" in row else ""
+        yield f"{row['metric']:28} {row.get('group', ''):22} {row['value']:.4f}{interval}"
+    yield f"{out / 'images.csv'}: one row a synthetic image"
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is not a folder")
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise BadInput(f"{folder} holds no image ({', '.join(SUFFIXES)})")
+    return files

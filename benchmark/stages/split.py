@@ -1,0 +1,105 @@
+"""Load one data set at the study's size, check it for leaks, flip the audit's coin."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark import datasets
+from benchmark.cache import BadInput, Record, write_json
+from benchmark.datasets import Card, Split
+from benchmark.prompts import captions
+from benchmark.splits import Rows, budget_rows, entry_budgets, flip_coin, leakage, patients_of
+
+
+class Leak(BadInput):
+    """A leak that stops a study unless it is waived by name."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A finished split cell: card, splits, and the rows of train that are kept, members, held out."""
+
+    card: Card
+    train: Split
+    validation: Split
+    test: Split
+    kept: Rows
+    members: Rows
+    heldout: Rows
+    patients: list[str]  # of train
+    captions: list[str]  # of train
+
+    def budget(self, budget: float | None, seed: int | None) -> Rows:
+        """Rows of train in the order in which they enter the budget; None = all that are kept."""
+        if budget is None:
+            return self.kept
+        labels, patients = self.train.labels[self.kept], [self.patients[i] for i in self.kept]
+        return self.kept[budget_rows(entry_budgets(labels, patients, seed or 0), budget)]
+
+
+def run(config: Record, inputs: dict[str, Path], folder: Path) -> None:
+    """Writes arrays.npz, card.json, leaks.json."""
+    reference = config["reference"]
+    path = datasets.locate(reference)
+    native = datasets.load(reference, config["size"] if path is None else None, config["phantom_images"])
+    found = leakage(native)
+    stops = [finding for finding in found if finding.stops]
+    if stops and not config["waived"]:
+        raise Leak(f"data set {native.card.name}: {stops[0].text}; `waive: [{native.card.name}]` runs it all the same")
+    data = native if path is None else datasets.load(reference, config["size"])
+
+    # Patients come from the pixels as given: two pictures must not become one by being made smaller.
+    patients = patients_of(native.splits["train"])
+    members, heldout = flip_coin(patients, config["audit_pool"], native.card.name)
+    kept = np.setdiff1d(np.arange(len(patients)), heldout)
+    lost = _lost_class(data.card, data.splits["train"].labels[kept])
+    if lost:
+        raise BadInput(
+            f"data set {data.card.name}: holding out an audit pool of {config['audit_pool']:.0%} leaves class {lost!r} "
+            "without a training image; lower audit_pool (0 turns the audit off)"
+        )
+    arrays: dict[str, Any] = {
+        "kept": kept,
+        "members": members,
+        "heldout": heldout,
+        "patients": np.array(patients),
+    }
+    for name, split in data.splits.items():
+        arrays |= {f"{name}_images": split.images, f"{name}_labels": split.labels}
+        arrays |= {f"{name}_captions": np.array(captions(data.card, split))}
+        if split.groups:
+            arrays[f"{name}_groups"] = np.array(split.groups)
+        arrays |= {f"{name}_column_{key}": np.array(values) for key, values in split.columns.items()}
+    np.savez(folder / "arrays.npz", **arrays)
+    facts = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(data.card).items()}
+    write_json(folder / "card.json", facts | {"origin": path.name if path else "phantoms"})
+    write_json(folder / "leaks.json", [asdict(finding) for finding in found])
+
+
+def read(folder: Path) -> Prepared:
+    """Read a finished split cell."""
+    facts = json.loads((folder / "card.json").read_text())
+    card = Card.of(facts)
+    with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+        splits = {name: _read_split(arrays, name) for name in ("train", "validation", "test")}
+        train_captions = [str(text) for text in arrays["train_captions"]]
+        return Prepared(
+            card, splits["train"], splits["validation"], splits["test"], arrays["kept"], arrays["members"],
+            arrays["heldout"], [str(name) for name in arrays["patients"]], train_captions,
+        )  # fmt: skip
+
+
+def _read_split(arrays: Any, name: str) -> Split:
+    groups = arrays[f"{name}_groups"].tolist() if f"{name}_groups" in arrays else None
+    prefix = f"{name}_column_"
+    columns = {key.removeprefix(prefix): arrays[key].tolist() for key in arrays.files if key.startswith(prefix)}
+    return Split(arrays[f"{name}_images"], arrays[f"{name}_labels"], groups, columns)
+
+
+def _lost_class(card: Card, labels: NDArray[Any]) -> str | None:
+    counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(card.classes))
+    return next((name for name, count in zip(card.classes, counts, strict=True) if count == 0), None)

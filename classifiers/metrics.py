@@ -1,0 +1,158 @@
+"""Metrics of a classifier from labels and stored probabilities. PROTOCOL section 2; no torch."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+Labels = NDArray[Any]  # int64 [N]; multi-label uint8 [N, K]
+Probabilities = NDArray[np.float64]  # [N, K] in [0, 1]
+Truth = NDArray[np.bool_]  # [N, K]
+TASKS = ("multiclass", "multilabel", "ordinal")
+BINS = 15
+SMALLEST = float(np.finfo(np.float64).eps)  # a probability of 0 counts as this in the log loss, as in scikit-learn
+
+
+def score(labels: Labels, probabilities: Probabilities, task: str) -> dict[str, float]:
+    """All metrics of one set of predictions; NaN where one is undefined.
+
+    labels int64 [N] ('multiclass', 'ordinal') or uint8 [N, K] ('multilabel'); probabilities float64 [N, K].
+    Better high, in [0, 1]: `auroc` macro one-vs-rest (two classes: of class 1; classes without both kinds are left
+    out), `average_precision` macro over the same classes (two: both), `accuracy`, `balanced_accuracy` mean recall of
+    the classes present, `macro_f1` over the classes present or predicted; ordinal: `quadratic_kappa` in [-1, 1].
+    Better low: `calibration_error` (see there), `brier` summed over classes in [0, 2], `log_loss` in nats.
+    multilabel: each is the mean over labels of the binary metric, decisions at 0.5: `accuracy` share of right
+    decisions, `balanced_accuracy` mean of sensitivity and specificity, `macro_f1` of the positives,
+    `calibration_error` of the decision taken, `brier` (p - y)^2, `log_loss` binary cross-entropy.
+    """
+    truth = indicator(labels, probabilities, task)
+    both = truth.any(0) & ~truth.all(0)
+    columns = np.flatnonzero(both)
+    if truth.shape[1] == 2 and task != "multilabel":
+        columns = columns[columns == 1]
+    found = {
+        "auroc": _mean(_auroc(truth[:, k], probabilities[:, k]) for k in columns),
+        "average_precision": _mean(_precision(truth[:, k], probabilities[:, k]) for k in np.flatnonzero(both)),
+    }
+    if task == "multilabel":
+        return found | _multilabel(truth, probabilities)
+    found |= _single(truth, probabilities)
+    if task == "ordinal":
+        found["quadratic_kappa"] = quadratic_kappa(labels, probabilities.argmax(1), truth.shape[1])
+    return found
+
+
+def per_class(labels: Labels, probabilities: Probabilities, task: str) -> dict[str, NDArray[np.float64]]:
+    """`recall` and `auroc` (one against the rest) of each class, float64 [K]; NaN where the class has no image, and
+    for the AUROC where no other class has one. multilabel: decisions at 0.5."""
+    truth = indicator(labels, probabilities, task)
+    chosen = _chosen(probabilities, task)
+    hits, present = (truth & chosen).sum(0), truth.sum(0)
+    recall = np.where(present > 0, hits / np.maximum(present, 1), np.nan)
+    aurocs = [_auroc(truth[:, k], probabilities[:, k]) for k in range(truth.shape[1])]
+    return {"recall": recall, "auroc": np.array(aurocs)}
+
+
+def indicator(labels: Labels, probabilities: Probabilities, task: str) -> Truth:
+    """Labels -> bool [N, K], after checking that they fit the probabilities and the task."""
+    if task not in TASKS:
+        raise ValueError(f"task {task!r} given; allowed: {', '.join(TASKS)}")
+    if probabilities.ndim != 2 or not probabilities.size:
+        raise ValueError(f"probabilities of shape {probabilities.shape} given; expected [N, K] with N and K above 0")
+    if not (np.isfinite(probabilities) & (probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():
+        low, high = probabilities.min(), probabilities.max()
+        raise ValueError(f"probabilities between {low} and {high} given; they must be finite and in [0, 1]")
+    n, classes = probabilities.shape
+    if labels.shape != ((n, classes) if task == "multilabel" else (n,)):
+        raise ValueError(f"labels of shape {labels.shape} given for {task} probabilities of shape {(n, classes)}")
+    allowed = 2 if task == "multilabel" else classes
+    if not np.isin(labels, np.arange(allowed)).all():
+        raise ValueError(f"labels {labels.min()} to {labels.max()} given; allowed: whole numbers 0 to {allowed - 1}")
+    return labels.astype(bool) if task == "multilabel" else np.asarray(labels[:, None] == np.arange(classes))
+
+
+def calibration_error(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> float:
+    """Mean |accuracy - confidence| over 15 bins of equal mass, in [0, 1], better low (Nguyen & O'Connor 2015).
+
+    right bool [N]; confidence float64 [N] of the decision. Equal confidences are split between bins in file order.
+    """
+    order = np.argsort(confidence, kind="stable")
+    bins = [part for part in np.array_split(order, BINS) if len(part)]
+    return float(sum(abs(right[part].mean() - confidence[part].mean()) * len(part) for part in bins) / len(right))
+
+
+def quadratic_kappa(labels: Labels, chosen: Labels, classes: int) -> float:
+    """Cohen's kappa with weights (i - j)^2, in [-1, 1]; NaN where labels and decisions are all one class."""
+    grades = np.arange(classes)
+    p = np.bincount(labels, minlength=classes) / len(labels)
+    q = np.bincount(chosen, minlength=classes) / len(labels)
+    expected = float((np.square(grades[:, None] - grades) * np.outer(p, q)).sum())
+    observed = float(np.square(labels - chosen).mean())
+    return 1 - observed / expected if expected else float("nan")
+
+
+def _chosen(probabilities: Probabilities, task: str) -> Truth:
+    if task == "multilabel":
+        return np.asarray(probabilities >= 0.5)
+    return np.asarray(probabilities.argmax(1)[:, None] == np.arange(probabilities.shape[1]))
+
+
+def _single(truth: Truth, probabilities: Probabilities) -> dict[str, float]:
+    chosen = _chosen(probabilities, "multiclass")
+    right = (truth & chosen).any(1)
+    hits, present = (truth & chosen).sum(0), truth.any(0)
+    f1 = 2 * hits / np.maximum(truth.sum(0) + chosen.sum(0), 1)
+    assigned = np.clip(probabilities[truth], SMALLEST, 1)
+    return {
+        "accuracy": float(right.mean()),
+        "balanced_accuracy": float((hits[present] / truth.sum(0)[present]).mean()),
+        "macro_f1": float(f1[present | chosen.any(0)].mean()),
+        "calibration_error": calibration_error(right, probabilities.max(1)),
+        "brier": float(np.square(probabilities - truth).sum(1).mean()),
+        "log_loss": float(-np.log(assigned).mean()),
+    }
+
+
+def _multilabel(truth: Truth, probabilities: Probabilities) -> dict[str, float]:
+    chosen = _chosen(probabilities, "multilabel")
+    right, confidence = truth == chosen, np.maximum(probabilities, 1 - probabilities)
+    hits, positives, rejects = (truth & chosen).sum(0), truth.sum(0), (~truth & ~chosen).sum(0)
+    both = (positives > 0) & (positives < len(truth))
+    balanced = (hits[both] / positives[both] + rejects[both] / (len(truth) - positives[both])) / 2
+    alarms = positives + chosen.sum(0)
+    assigned = np.clip(np.where(truth, probabilities, 1 - probabilities), SMALLEST, 1)
+    return {
+        "accuracy": float(right.mean()),
+        "balanced_accuracy": _mean(balanced),
+        "macro_f1": _mean(2 * hits[alarms > 0] / alarms[alarms > 0]),
+        "calibration_error": _mean(calibration_error(right[:, k], confidence[:, k]) for k in range(truth.shape[1])),
+        "brier": float(np.square(probabilities - truth).mean()),
+        "log_loss": float(-np.log(assigned).mean()),
+    }
+
+
+def _auroc(truth: NDArray[np.bool_], values: NDArray[np.float64]) -> float:
+    """Share of (positive, negative) pairs in the right order, ties half: Mann-Whitney's U over its maximum."""
+    positive = int(truth.sum())
+    negative = len(truth) - positive
+    if not positive or not negative:
+        return float("nan")
+    ranks = float(rankdata(values)[truth].sum())
+    return (ranks - positive * (positive + 1) / 2) / (positive * negative)
+
+
+def _precision(truth: NDArray[np.bool_], values: NDArray[np.float64]) -> float:
+    """Average precision: precision at each threshold weighted by the recall it adds."""
+    order = np.argsort(-values, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)  # of each run of equal values
+    hits = np.cumsum(truth[order])[last]
+    gained = np.diff(hits, prepend=0) / truth.sum()
+    return float((gained * hits / (last + 1)).sum())
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Mean, NaN of nothing."""
+    known = list(values)
+    return float(np.mean(known)) if known else float("nan")

@@ -1,0 +1,171 @@
+"""Image autoencoders with factor 8 and four latent channels: the small one that ships, TAESD, Stable Diffusion's VAE.
+
+All are stock diffusers classes and share Stable Diffusion 1.x's latent space. The shipped encoder has seen procedural
+pictures only (see `distillation.py`); its decoder is tuned on exactly the images that a generator may see.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+Autoencoder = Any  # diffusers.AutoencoderTiny or diffusers.AutoencoderKL
+Features = Callable[[torch.Tensor], list[torch.Tensor]]  # images [-1, 1] [N, 3, H, W] -> feature maps
+
+SHIPPED = Path(__file__).parent / "augury-ae"
+FACTOR = 8
+TINY: dict[str, Any] = dict(
+    encoder_block_out_channels=(32, 32, 32, 32),
+    decoder_block_out_channels=(32, 32, 32, 32),
+    num_encoder_blocks=(1, 1, 2, 2),
+    num_decoder_blocks=(2, 2, 1, 1),
+)
+
+
+def working_resolution(size: int) -> int:
+    """Side in pixels at which the autoencoder works: the smallest multiple of size that is at least 64."""
+    if size % FACTOR:
+        raise ValueError(f"size {size} is not a multiple of {FACTOR}")
+    return size * -(-64 // size)
+
+
+def new_tiny() -> Autoencoder:
+    """An untrained AutoencoderTiny, 392,327 parameters."""
+    from diffusers import AutoencoderTiny
+
+    return AutoencoderTiny(**TINY)
+
+
+def load_autoencoder(folder: Path) -> Autoencoder:
+    """Load a diffusers folder (AutoencoderTiny or AutoencoderKL) in float32, evaluation mode."""
+    import json
+
+    import diffusers
+
+    config = json.loads((folder / "config.json").read_text())
+    name = config.get("_class_name")
+    if name not in ("AutoencoderTiny", "AutoencoderKL"):
+        raise ValueError(f"{folder} holds a {name}; an autoencoder is AutoencoderTiny or AutoencoderKL")
+    return getattr(diffusers, name).from_pretrained(folder, local_files_only=True).float().eval()
+
+
+def load_taesd(file: Path) -> Autoencoder:
+    """Load TAESD from one safetensors file with diffusers' key names."""
+    from diffusers import AutoencoderTiny
+    from safetensors.torch import load_file
+
+    model = AutoencoderTiny(latent_channels=4)
+    model.load_state_dict({key: value.float() for key, value in load_file(file).items()}, strict=True)
+    return model.eval()
+
+
+def to_tensor(images: NDArray[np.uint8], resolution: int) -> torch.Tensor:
+    """Images uint8 [N, H, W, 3] -> float32 [N, 3, R, R] in [-1, 1], bicubic when the side changes."""
+    batch = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    if batch.shape[-1] != resolution or batch.shape[-2] != resolution:
+        batch = F.interpolate(batch, (resolution, resolution), mode="bicubic", antialias=True, align_corners=False)
+    return batch.clamp(-1, 1)
+
+
+def to_images(batch: torch.Tensor, size: int) -> NDArray[np.uint8]:
+    """Float [N, 3, R, R] in [-1, 1] -> uint8 [N, size, size, 3], averaged over areas when the side changes."""
+    if batch.shape[-1] != size:
+        batch = F.interpolate(batch.float(), (size, size), mode="area")
+    levels = (batch.float().clamp(-1, 1) + 1) * 127.5
+    return levels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+@torch.no_grad()
+def encode(model: Autoencoder, images: NDArray[np.uint8], resolution: int, batch: int = 64) -> torch.Tensor:
+    """Images uint8 [N, H, W, 3] -> latents float32 [N, 4, R/8, R/8] times the model's scaling factor, on the CPU.
+
+    AutoencoderKL gives the mode of its posterior.
+    """
+    device, out = next(model.parameters()).device, []
+    for start in range(0, len(images), batch):
+        output = model.encode(to_tensor(images[start : start + batch], resolution).to(device))
+        latents = output.latents if hasattr(output, "latents") else output.latent_dist.mode()
+        out.append((latents * model.config.scaling_factor).cpu())
+    return torch.cat(out)
+
+
+@torch.no_grad()
+def decode(model: Autoencoder, latents: torch.Tensor, size: int, batch: int = 64) -> NDArray[np.uint8]:
+    """Latents [N, 4, h, w] -> images uint8 [N, size, size, 3]."""
+    device = next(model.parameters()).device
+    parts = [
+        to_images(model.decode(part.to(device) / model.config.scaling_factor).sample, size)
+        for part in latents.split(batch)
+    ]
+    return np.concatenate(parts)
+
+
+def round_trip(model: Autoencoder, images: NDArray[np.uint8], resolution: int) -> NDArray[np.uint8]:
+    """decode(encode(images)) at the images' own side: the best copy that a latent model can emit."""
+    return decode(model, encode(model, images, resolution), images.shape[1])
+
+
+def tune_decoder(
+    model: Autoencoder,
+    images: NDArray[np.uint8],
+    resolution: int,
+    features: Features,
+    *,
+    images_seen: int,
+    batch: int = 32,
+    learning_rate: float = 1.5e-3,
+    seed: int = 0,
+    report: Callable[[int, float], None] = lambda seen, loss: None,
+) -> list[float]:
+    """Tune the decoder in place on images uint8 [N, H, W, 3], the encoder frozen; returns the loss of each step.
+
+    Loss: 0.5 L1 + 0.5 (normalised feature maps + Gram matrices), random left-right flips, AdamW, cosine.
+    """
+    device = next(model.parameters()).device
+    rng = np.random.default_rng(seed)
+    model.requires_grad_(False)
+    model.decoder.requires_grad_(True)
+    optimiser = torch.optim.AdamW(model.decoder.parameters(), lr=learning_rate)
+    steps = max(1, images_seen // batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+
+    losses = []
+    for step in range(steps):
+        # Draw a batch and encode it; nothing is learnt by the encoder.
+        target = to_tensor(images[rng.integers(0, len(images), batch)], resolution).to(device)
+        if rng.random() < 0.5:
+            target = target.flip(-1)
+        with torch.no_grad():
+            latents = model.encoder(target)
+
+        # Update the decoder.
+        output = model.decoder(latents)
+        loss = 0.5 * F.l1_loss(output, target) + 0.5 * perceptual_loss(features(output), features(target))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.item())
+        report((step + 1) * batch, losses[-1])
+    model.eval()
+    return losses
+
+
+def perceptual_loss(output: list[torch.Tensor], target: list[torch.Tensor]) -> torch.Tensor:
+    """Mean over stages of the squared distance of channel-normalised maps (Zhang 2018, LPIPS without its learnt
+    weights) plus that of their Gram matrices (Gatys 2016)."""
+    loss = output[0].new_zeros(())
+    for a, b in zip(output, target, strict=True):
+        a, b = F.normalize(a, dim=1), F.normalize(b.detach(), dim=1)
+        loss = loss + (a - b).square().sum(1).mean()
+        loss = loss + (_gram(a) - _gram(b)).square().sum((1, 2)).mean()
+    return loss / len(output)
+
+
+def _gram(maps: torch.Tensor) -> torch.Tensor:
+    flat = maps.flatten(2)
+    return flat @ flat.transpose(1, 2) / flat.shape[-1]

@@ -1,0 +1,123 @@
+"""A text-guided latent diffusion model made of stock diffusers and transformers classes, and its training loss.
+
+Latent diffusion: Rombach et al. 2022 (arXiv 2112.10752). v-prediction: Salimans & Ho 2022 (arXiv 2202.00512), eq. 9 ff.
+Caption dropout for classifier-free guidance: Ho & Salimans 2022 (arXiv 2207.12598).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+VOCABULARY = Path(__file__).parent / "augury-vocabulary"
+MAX_TOKENS = 32
+Pipeline = Any  # diffusers.StableDiffusionPipeline
+
+
+def tokenizer() -> Any:
+    """The byte-pair vocabulary that ships with the small recipe, as a CLIPTokenizer of 32 tokens."""
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(VOCABULARY, model_max_length=MAX_TOKENS, local_files_only=True)
+
+
+def small_pipeline(vae: Any, resolution: int, channels: tuple[int, ...], width: int, seed: int) -> Pipeline:
+    """An untrained StableDiffusionPipeline: U-Net of `channels`, two-layer CLIP text encoder of `width`.
+
+    The initial weights depend on seed alone; the global random state is left as it was.
+    """
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    words = tokenizer()
+    text = CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=max(1, width // 32),
+        max_position_embeddings=MAX_TOKENS,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+    )
+    blocks = len(channels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            sample_size=resolution // 8,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=channels,
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D",) * blocks,
+            up_block_types=("CrossAttnUpBlock2D",) * blocks,
+            cross_attention_dim=width,
+            attention_head_dim=4,
+            norm_num_groups=16,
+        )
+        encoder = CLIPTextModel(text)
+    scheduler = DPMSolverMultistepScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        steps_offset=1,
+    )
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=words,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def load_pipeline(folder: Path) -> Pipeline:
+    """Load a diffusers folder in float32 for evaluation; safetensors only, nothing is downloaded."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+    )
+    for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
+        part.eval()
+    return pipeline
+
+
+def token_ids(words: Any, captions: list[str]) -> torch.Tensor:
+    """Captions -> int64 [N, max tokens], padded and cut as the pipeline does it."""
+    batch = words(
+        captions,
+        padding="max_length",
+        max_length=words.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    return torch.as_tensor(batch.input_ids)
+
+
+def signal_and_noise(scheduler: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """alpha_t and sigma_t of the scheduler, float32 [T] each, alpha^2 + sigma^2 = 1."""
+    product = scheduler.alphas_cumprod.to(device=device, dtype=torch.float32)
+    return product.sqrt(), (1 - product).sqrt()
+
+
+def diffusion_loss(
+    unet: Any,
+    scheduler: Any,
+    latents: torch.Tensor,
+    text: torch.Tensor,
+    steps: torch.Tensor,
+    noise: torch.Tensor,
+) -> torch.Tensor:
+    """Squared error of each latent [N]: v = alpha eps - sigma x, or eps, as the scheduler's prediction type says."""
+    alpha, sigma = (table[steps].view(-1, 1, 1, 1) for table in signal_and_noise(scheduler, latents.device))
+    prediction = unet(alpha * latents + sigma * noise, steps, encoder_hidden_states=text).sample
+    kind = scheduler.config.prediction_type
+    target = noise if kind == "epsilon" else alpha * noise - sigma * latents
+    return F.mse_loss(prediction.float(), target, reduction="none").mean((1, 2, 3))

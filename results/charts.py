@@ -1,0 +1,315 @@
+"""Score by budget, differences, distances, fidelity: pure functions -> Figure, None without data."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from results.inputs import Results
+from results.series import (
+    SERIES,
+    highest_budget,
+    line_styles,
+    lowest_budget,
+    one_a_set,
+    plain,
+    real_images,
+    span,
+)
+from results.style import GREY, LOOKS, PLACEBOS, SPARE, label, look
+from results.wording import count, percent
+
+BANDED = ("real", "augmented")  # the pair that matters has bands, the rest bars beside
+DODGE = {"class_mean": 1.09, "copies": 1.18, "mixed": 1.035, "mixup": 1.28, "synthetic": 0.965}
+
+
+def panels(n: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of n panels in rows of `columns`, inches a panel."""
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    figure = Figure(figsize=(width * columns, height * rows + 0.5), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, hspace=0.04, wspace=0.04)  # type: ignore[union-attr, call-arg]
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for spare in grid[n:]:
+        spare.set_axis_off()
+    return figure, list(grid[:n])
+
+
+def metric_by_budget(results: Results, metric: str = "auroc") -> Figure | None:
+    """A panel a data set, a line an arm with its 95 % band, x = share of the real training set (log)."""
+    table = plain(results, results.pooled("classify", metric))
+    names = [name for name in results.names if name in set(table["dataset"])]
+    if not names:
+        return None
+    figure, axes = panels(len(names), 3 if len(names) > 4 else 2, 4.6, 3.3)
+    styles = line_styles(results, table)
+    for axis, name in zip(axes, names, strict=True):
+        mine = table[table["dataset"] == name]
+        for key, part in mine.groupby(SERIES, dropna=False, sort=True):
+            _line(axis, part.sort_values("budget"), str(key[0]), str(key[1]), styles.get(tuple(key[1:4]), "-"))
+        _budget_axis(axis, results, name, sorted(set(mine["budget"].dropna())))
+        axis.set_title(name)
+        axis.set_ylabel({"auroc": "test AUROC"}.get(metric, metric.replace("_", " ")))
+    _arm_legend(figure, table, styles)
+    return figure
+
+
+def _line(axis: Axes, part: pd.DataFrame, arm: str, generator: str, dashes: str) -> None:
+    shape = look(arm, generator)
+    x, y = part["budget"].to_numpy(float), part["value"].to_numpy(float)
+    low, high = part["low"].to_numpy(float), part["high"].to_numpy(float)
+    order = 4 if arm == "augmented" and generator not in PLACEBOS else 3
+    face = shape.colour if shape.filled else "white"
+    style: dict[str, Any] = {"color": shape.colour, "marker": shape.marker, "mfc": face, "zorder": order}
+    if len(x) == 1:
+        x = x * DODGE.get(generator, 1.0)
+        bars = np.nan_to_num(np.abs(np.stack([y - low, high - y])))
+        axis.errorbar(x, y, yerr=bars, ls="none", elinewidth=1.2, **style)
+        return
+    if arm in BANDED and dashes == "-":
+        axis.fill_between(x, low, high, color=shape.colour, alpha=0.16, lw=0, zorder=2)
+    elif dashes == "-":
+        bars = np.nan_to_num(np.abs(np.stack([y - low, high - y])))
+        x = x * DODGE.get(arm, 1.02)
+        axis.errorbar(x, y, yerr=bars, ls="none", color=shape.colour, elinewidth=1.1, alpha=0.75, zorder=2)
+    axis.plot(x, y, ls=dashes, **style)
+
+
+def _budget_axis(axis: Axes, results: Results, name: str, budgets: list[float]) -> None:
+    axis.set_xscale("log")
+    labels = [f"{percent(b)}\n{count(real_images(results, name, b))}" for b in budgets]
+    axis.set_xticks(budgets, labels)
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.tick_params(axis="x", which="minor", length=0)
+    axis.set_xlabel("real data used (share, images)")
+    axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+
+def _arm_legend(figure: Figure, table: pd.DataFrame, styles: dict[tuple[Any, ...], str]) -> None:
+    pairs = table[["arm", "generator"]].drop_duplicates().itertuples(index=False, name=None)
+    keys = list(dict.fromkeys(generator if generator in PLACEBOS else arm for arm, generator in pairs))
+    handles = [_handle(key) for key in sorted(keys, key=_legend_order)]
+    if len(styles) > 1:
+        for (generator, exposure, ratio), dashes in styles.items():
+            text = f"{generator}, {exposure or 'any'} exposure, ratio {ratio:g}"
+            handles.append(Line2D([], [], color="#444444", ls=dashes, label=text))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+
+
+def _handle(key: str) -> Line2D:
+    shape = look(key)
+    line = "none" if key in PLACEBOS else "-"
+    face = shape.colour if shape.filled else "white"
+    return Line2D([], [], color=shape.colour, marker=shape.marker, mfc=face, ls=line, label=shape.label)
+
+
+def _legend_order(key: str) -> tuple[bool, bool, str]:
+    return key in PLACEBOS, key != "real", key
+
+
+def differences(results: Results) -> Figure | None:
+    """Forest: arms minus real with their 95 % intervals, at the lowest and the highest budget."""
+    claims = results.claims
+    if claims.empty:
+        return None
+    kept = plain(results, claims[claims["against"] == "real"])
+    budgets = [b for b in dict.fromkeys([lowest_budget(results), highest_budget(results)]) if b in set(kept["budget"])]
+    rows = _forest_rows(results, kept[kept["budget"].isin(budgets)])
+    if rows.empty:
+        return None
+    labels = _forest_labels(results, rows)
+    figure = Figure(figsize=(4.9 * len(budgets) + 1.8, 0.26 * len(labels) + 1.5), layout="constrained")
+    axes = figure.subplots(1, len(budgets), sharey=True, squeeze=False).ravel()
+    for axis, budget in zip(axes, budgets, strict=True):
+        _forest(axis, rows[rows["budget"] == budget], labels, float(results.study.get("margin", 0.01)))
+        axis.set_title(f"{percent(budget)} of the real data")
+        axis.set_xlabel("AUROC minus real only")
+    places = [place for place, _ in labels.values()]
+    axes[0].set_yticks(places, [text for _, text in labels.values()])
+    axes[0].set_ylim(max(places) + 0.8, -1.0)
+    for text in axes[0].get_yticklabels():
+        text.set_fontweight("bold" if not text.get_text().startswith("  ") else "normal")
+    return figure
+
+
+def _forest_rows(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
+    """Every setting of `augmented`, the first generator, exposure and ratio of the other arms."""
+    rest = rows[rows["arm"] != "augmented"]
+    first = [one_a_set(results, part) for _, part in rest.groupby("arm", sort=True)]
+    return pd.concat([rows[rows["arm"] == "augmented"], *first])
+
+
+Place = tuple[float, str]
+
+
+def _forest_labels(results: Results, rows: pd.DataFrame) -> dict[tuple[str, ...], Place]:
+    """(data set, arm, generator, exposure, ratio) -> y and text; a data set's own row is its heading."""
+    labels: dict[tuple[str, ...], Place] = {}
+    y = -0.2
+    for name in [each for each in results.names if each in set(rows["dataset"])]:
+        labels[(name,)] = (y, name)
+        keys = sorted({_forest_key(row) for row in rows[rows["dataset"] == name].to_dict("records")}, key=_arm_order)
+        several = len({key[2:] for key in keys if key[2] not in PLACEBOS}) > 1
+        for key in keys:
+            y += 1
+            labels[key] = (y, "  " + _forest_text(key, several))
+        y += 1.3
+    return labels
+
+
+def _forest_key(row: dict[Any, Any]) -> tuple[str, ...]:
+    return (
+        str(row["dataset"]),
+        str(row["arm"]),
+        str(row["generator"]),
+        str(row["exposure"]),
+        f"{row['ratio']:g}",
+    )
+
+
+def _arm_order(key: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
+    return key[2] in PLACEBOS, key
+
+
+def _forest_text(key: tuple[str, ...], several: bool) -> str:
+    text = look(key[1], key[2]).label
+    if not several or key[2] in ("", *PLACEBOS):
+        return text
+    return f"{text} ({', '.join(part for part in key[2:4] if part)}, {key[4]}:1)"
+
+
+def _forest(axis: Axes, rows: pd.DataFrame, labels: dict[tuple[str, ...], Place], margin: float) -> None:
+    axis.axvspan(-margin, margin, color="#eef0f2", zorder=0, lw=0)
+    axis.axvline(0, color=GREY, lw=1.2, zorder=1)
+    for row in rows.to_dict("records"):
+        y = labels[_forest_key(row)][0]
+        shape = look(str(row["arm"]), str(row["generator"]))
+        axis.plot([row["low"], row["high"]], [y, y], color=shape.colour, lw=2.4 if row["claim"] else 1.3, zorder=2)
+        face = shape.colour if row["claim"] else "white"
+        size = 7.5 if row["claim"] else 6
+        axis.plot(row["difference"], y, marker=shape.marker, color=shape.colour, mfc=face, ms=size, zorder=3)
+    axis.grid(axis="y", visible=False)
+    axis.tick_params(axis="y", length=0)
+    axis.xaxis.set_major_locator(MaxNLocator(6))
+    ends = np.abs(span(rows[["low", "high", "difference"]].to_numpy(float)))
+    axis.set_xlim(-ends[0] - 0.02 if ends[0] else -0.02, ends[1] + 0.02)
+
+
+def distance_histogram(results: Results) -> Figure | None:
+    """Nearest-training distances of synthetic, held-out real and planted images, with the threshold."""
+    if not results.distances:
+        return None
+    figure, axes = panels(len(results.distances), 3 if len(results.distances) > 4 else 2, 4.6, 3.0)
+    for axis, entry in zip(axes, results.distances, strict=True):
+        _histogram(axis, entry)
+        axis.set_title(f"{entry['dataset']}, {entry['generator']}" if len(results.generators) > 1 else entry["dataset"])
+    handles = [
+        Line2D([], [], color=LOOKS["synthetic"].colour, lw=6, alpha=0.5, label="synthetic"),
+        Line2D([], [], color=GREY, lw=2, label="held-out real"),
+        Line2D([], [], color="black", ls="--", lw=1.3, label="threshold"),
+        *(Line2D([], [], color=c, marker="|", ls="none", ms=10, mew=2,
+                label=f"planted: {kind.replace('_', ' ')}")
+          for kind, c in _planted(results.distances).items()),
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    return figure
+
+
+def _planted(entries: list[dict[str, Any]]) -> dict[str, str]:
+    kinds = dict.fromkeys(kind for entry in entries for kind in entry.get("planted", {}))
+    shown = [kind for kind in ("exact", "round_trip") if kind in kinds]
+    shown += [kind for kind in kinds if kind not in shown][: 2 - len(shown)]
+    return {kind: SPARE[(0, 2, 3, 4)[i % 4]] for i, kind in enumerate(shown)}
+
+
+def _histogram(axis: Axes, entry: dict[str, Any]) -> None:
+    planted = {kind: np.asarray(entry["planted"][kind], dtype=float) for kind in entry.get("planted", {})}
+    kinds = {kind: colour for kind, colour in _planted([entry]).items() if len(planted[kind])}
+    main = [np.asarray(entry[name], dtype=float) for name in ("synthetic", "heldout")]
+    bins = np.linspace(0, max(span(np.concatenate([*main, [entry["threshold"]]]))[1], 1e-6) * 1.02, 41)
+    axis.hist(main[0], list(bins), density=True, color=LOOKS["synthetic"].colour, alpha=0.5, lw=0)
+    axis.hist(main[1], list(bins), density=True, histtype="step", color=GREY, lw=1.8)
+    top = axis.get_ylim()[1]
+    for row, (kind, colour) in enumerate(kinds.items()):
+        height = np.full(len(planted[kind]), top * (1.06 + 0.09 * row))
+        axis.plot(planted[kind], height, "|", color=colour, ms=8, mew=1.4, alpha=0.7, clip_on=False)
+    axis.set_ylim(0, top * (1.05 + 0.09 * len(kinds)))
+    axis.axvline(float(entry["threshold"]), color="black", ls="--", lw=1.3)
+    axis.set_yticks([])
+    axis.set_xlim(-0.02 * bins[-1], bins[-1])
+    axis.set_xlabel("distance to the nearest training image (tile-max)")
+
+
+def fidelity(results: Results) -> Figure | None:
+    """Generator, controls and the real-against-real floor on one line a data set, a panel a measure."""
+    table = results.table
+    table = table[(table["stage"] == "fidelity") & table["seed"].isna() & (table["group"] == "all")]
+    table = table[(table["variant"] == "") & table["value"].notna()]
+    metrics = [name for name in dict.fromkeys(table["metric"]) if name.startswith("frechet")]
+    metrics += [name for name in dict.fromkeys(table["metric"]) if name.startswith("kernel")]
+    metrics += [name for name in ("ms_ssim",) if name in set(table["metric"])]
+    names = [name for name in results.names if name in set(table["dataset"])]
+    if not metrics or not names:
+        return None
+    figure = Figure(figsize=(min(3.9 * len(metrics) + 1.6, 13.5), 0.5 * len(names) + 1.9), layout="constrained")
+    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False).ravel()
+    for axis, metric in zip(axes, metrics, strict=True):
+        _dots(axis, table[table["metric"] == metric], names)
+        axis.set_xlabel(metric_title(metric))
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylim(len(names) - 0.4, -0.6)
+    keys = [name for name in dict.fromkeys(table["generator"]) if name]
+    handles = [_dot_handle(name) for name in sorted(keys, key=lambda name: (name in LOOKS, name != "real", name))]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
+    return figure
+
+
+def metric_title(metric: str) -> str:
+    """frechet_efficientnet_lite0 -> Fréchet distance, EfficientNet-Lite0 (lower = closer to real)."""
+    head, _, encoder = metric.partition("_")
+    space = {"efficientnet_lite0": "EfficientNet-Lite0", "inception": "Inception (FID)"}.get(encoder, encoder)
+    named = {
+        "frechet": f"Fréchet distance\n{space}, lower is closer",
+        "kernel": f"kernel distance\n{space}, lower is closer",
+    }
+    return "MS-SSIM within a class\nlower is more diverse" if metric == "ms_ssim" else named.get(head, metric)
+
+
+def _dot_look(generator: str) -> tuple[str, str, bool]:
+    if generator in LOOKS:
+        shape = LOOKS[generator]
+        return shape.colour, shape.marker, generator == "real"
+    return SPARE[sum(map(ord, generator)) % 2], "o", True
+
+
+def _dot_handle(generator: str) -> Line2D:
+    colour, marker, filled = _dot_look(generator)
+    text = "real against real (floor)" if generator == "real" else label(generator)
+    return Line2D([], [], color=colour, marker=marker, mfc=colour if filled else "white", ls="none", label=text)
+
+
+def _dots(axis: Axes, table: pd.DataFrame, names: list[str]) -> None:
+    for row in table.to_dict("records"):
+        colour, marker, filled = _dot_look(str(row["generator"]))
+        y = names.index(str(row["dataset"]))
+        own = str(row["generator"]) not in LOOKS
+        axis.plot([row["low"], row["high"]], [y, y], color=colour, lw=2.6 if own else 1.2, alpha=0.8, zorder=2)
+        face = colour if filled else "white"
+        axis.plot(
+            row["value"],
+            y,
+            marker=marker,
+            color=colour,
+            mfc=face,
+            ms=9 if own else 7,
+            ls="none",
+            zorder=3 + own,
+        )
+    axis.grid(axis="x", visible=False)
+    axis.tick_params(axis="y", length=0)
+    axis.set_xlim(min(0.0, span(table["value"])[0]), span(table[["value", "high"]].to_numpy(float))[1] * 1.06 + 1e-9)
+    axis.xaxis.set_major_locator(MaxNLocator(5))

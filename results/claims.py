@@ -1,0 +1,181 @@
+"""Contrasts between arms: the few that a study names are corrected together and may be claimed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from results.jackknife import Jackknives
+from results.pooling import Load, Row, Setting, compare, counterpart, generators_of, images, settings
+from results.statistics import holm, p_value, qualified, smallest_detectable, tost, verdict
+
+PLACEBOS = ("class_mean", "copies", "mixup")
+COLUMNS = [
+    "claim", "dataset", "image_type",
+    "specialty", "arm", "generator", "exposure", "against", "budget", "ratio",
+    "share", "backbone", "variant", "metric", "difference", "low", "high", "p", "p_holm", "p_equivalence",
+    "smallest_detectable", "family", "seeds", "generators", "n", "n_train",
+    "beats_placebos", "worst_placebo", "verdict", "text",
+]  # fmt: skip
+
+
+def replicates(study: Mapping[str, Any]) -> dict[str, int]:
+    """How many trained replicates each generator of a study has, where its `seeds` says fewer than all."""
+    found = {name: _field(each, "seeds") for name, each in (study.get("generators") or {}).items()}
+    return {name: int(count) for name, count in found.items() if isinstance(count, int)}
+
+
+def contrasts(cells: pd.DataFrame, load: Load | Jackknives, study: Mapping[str, Any]) -> pd.DataFrame:
+    """Per-seed AUROC rows -> every arm against real, each placebo and as named; the family comes first.
+
+    `claim` marks the family: Holm within it, p_equivalence by TOST, help must beat every placebo at 5 %.
+    A contrast that rests on one trained generator stays outside.
+    """
+    jackknives = load if isinstance(load, Jackknives) else Jackknives(load)
+    found, counts = settings(cells), replicates(study)
+    named = _named(study, found)
+    rows = [
+        _row(one, two, against, jackknives, counts, float(study.get("margin", 0.01)))
+        for one in found
+        for against, two in _opponents(one, found, named)
+    ]
+    rows = [row for row in rows if row]
+    _mark(rows, named, study)
+    _decide(rows)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    order = [
+        "claim",
+        "dataset",
+        "backbone",
+        "variant",
+        "budget",
+        "arm",
+        "generator",
+        "exposure",
+        "ratio",
+        "share",
+    ]
+    table = table.sort_values([*order, "against"], ascending=[False] + [True] * 10, kind="stable", ignore_index=True)
+    return table.astype({"claim": bool, "seeds": "Int64", "generators": "Int64", "n": "Int64", "n_train": "Int64"})
+
+
+def _named(study: Mapping[str, Any], found: list[Setting]) -> list[Row]:
+    """The study's claims, else augmented against real at the lowest budget."""
+    named = [dict(each) for each in study.get("claims") or []]
+    budgets = [each["budget"] for each in found if each["arm"] == "real"]
+    return named or ([{"arm": "augmented", "against": "real", "budget": min(budgets)}] if budgets else [])
+
+
+def _opponents(one: Setting, found: list[Setting], named: list[Row]) -> list[tuple[str, Setting]]:
+    """real, the placebos (for an arm with a generator that is none) and whatever a claim names."""
+    if one["arm"] == "real":
+        return []
+    names = ["real", *(PLACEBOS if one["generator"] not in ("", *PLACEBOS) else ())]
+    names += [each["against"] for each in named if each["arm"] == one["arm"]]
+    pairs = [(name, counterpart(one, found, name)) for name in dict.fromkeys(names)]
+    return [(name, two) for name, two in pairs if two is not None]
+
+
+def _row(
+    one: Setting, two: Setting, against: str, jackknives: Jackknives, counts: Mapping[str, int], margin: float
+) -> Row:
+    estimate = compare(one, two, jackknives, counts)
+    if estimate is None:
+        return {}
+    seeds = sorted(one.cells.keys() & two.cells.keys())
+    used = len(set(generators_of(one, seeds, counts)))
+    return {
+        **one.columns,
+        "claim": False,
+        "against": against,
+        "metric": "auroc",
+        "difference": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "p": p_value(estimate),
+        "p_holm": np.nan,
+        "p_equivalence": tost(estimate, margin),
+        "smallest_detectable": smallest_detectable(estimate.se, estimate.df),
+        "family": "",
+        "seeds": estimate.seeds,
+        "generators": used if one["generator"] not in ("", *PLACEBOS) else pd.NA,
+        "n": images(one, jackknives),
+        "n_train": one.n_train if one.n_train is not None else pd.NA,
+        "beats_placebos": "",
+        "worst_placebo": "",
+        "_se": estimate.se,
+        "_df": estimate.df,
+    }
+
+
+def _mark(rows: list[Row], named: list[Row], study: Mapping[str, Any]) -> None:
+    """One contrast a named claim and data set: first backbone, generator, exposure, least ratio."""
+    first = [_field(each, "name") or each for each in study.get("backbones") or []][:1]
+    generators = list(study.get("generators") or {})
+    for claim in named:
+        fits = [row for row in rows if _fits(row, claim, first) and row["generator"] not in PLACEBOS]
+        for dataset in dict.fromkeys(row["dataset"] for row in fits):
+            mine = [row for row in fits if row["dataset"] == dataset]
+            best = min(mine, key=lambda row: _precedence(row, generators))
+            best["claim"] = not _is(best["generators"], 1)
+            best["family"] = "named" if best["claim"] else "one generator"
+
+
+def _fits(row: Row, claim: Row, backbones: list[Any]) -> bool:
+    wanted = {"variant": "", **claim}
+    wanted |= {} if "backbone" in claim or not backbones else {"backbone": backbones[0]}
+    return all(row[key] == value for key, value in wanted.items() if key in row)
+
+
+def _precedence(row: Row, generators: list[str]) -> tuple[int, int, float, float]:
+    place = generators.index(row["generator"]) if row["generator"] in generators else len(generators)
+    exposures = ("full", "budget", "transfer", "")
+    exposure = exposures.index(row["exposure"]) if row["exposure"] in exposures else len(exposures)
+    return place, exposure, float(np.nan_to_num(row["ratio"])), abs(float(np.nan_to_num(row["share"])) - 0.5)
+
+
+def _decide(rows: list[Row]) -> None:
+    family = [row for row in rows if row["claim"]]
+    for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
+        row["p_holm"] = p
+        row["smallest_detectable"] = smallest_detectable(row["_se"], row["_df"], len(family))
+    for row in rows:
+        beaten = _placebos(row, rows)
+        row["beats_placebos"] = "" if beaten is None else "yes" if beaten else "no"
+        p = row["p_holm"] if row["claim"] else row["p"]
+        row["verdict"] = verdict(row["difference"], p, row["p_equivalence"], beaten is not False)
+        row["text"] = _text(row)
+
+
+def _placebos(row: Row, rows: list[Row]) -> bool | None:
+    """Whether every placebo is beaten at 5 %, uncorrected; None where there is none to beat."""
+    if row["against"] in PLACEBOS or row["generator"] in PLACEBOS:
+        return None
+    same = [each for each in rows if each["against"] in PLACEBOS and _same(each, row)]
+    if not same:
+        return None
+    row["worst_placebo"] = min(same, key=lambda each: float(each["difference"]))["against"]
+    return all(each["difference"] > 0 and each["p"] < 0.05 for each in same)
+
+
+def _same(one: Row, two: Row) -> bool:
+    names = ("dataset", "generator", "exposure", "arm", "budget", "ratio", "share", "backbone", "variant")
+    return all(one[name] == two[name] or (one[name] != one[name] and two[name] != two[name]) for name in names)
+
+
+def _text(row: Row) -> str:
+    generators = 1 if _is(row["generators"], 1) else None
+    text = qualified(row["verdict"], int(row["seeds"]), generators)
+    if row["verdict"] == "undecided" and row["beats_placebos"] == "no" and row["difference"] > 0:
+        p = row["p_holm"] if row["claim"] else row["p"]
+        text += "; better than real data, not than every placebo" if p < 0.05 else ""
+    return text if row["claim"] else f"{text}; exploratory"
+
+
+def _is(value: Any, number: int) -> bool:
+    return bool(pd.notna(value) and value == number)
+
+
+def _field(entry: Any, name: str) -> Any:
+    return entry.get(name) if isinstance(entry, Mapping) else None

@@ -1,0 +1,153 @@
+"""The data multiplier: how many times the real data would have scored as well."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from results.jackknife import Jackknives
+from results.pooling import Load, Row, Setting, combine, generators_of, images, settings
+from results.statistics import Estimate, averaging, difference_interval, patient_covariance
+
+Floats = npt.NDArray[np.float64]
+POINTS = 241  # of the grid over log m that the interval is read from
+
+
+@dataclass(frozen=True)
+class Multiplier:
+    """m and its interval; *_censored: -1 below the curve, 0 inside, 1 above (the number is then the edge)."""
+
+    value: float
+    low: float
+    high: float
+    value_censored: int
+    low_censored: int
+    high_censored: int
+
+
+def isotonic_blocks(scores: npt.ArrayLike, weights: npt.ArrayLike) -> Floats:
+    """Pool adjacent violators: the matrix [B, B] that maps scores (ascending budgets) to their isotonic fit.
+
+    Given its blocks the fit is linear, so the same matrix applies to each seed and to each patient left out.
+    """
+    values, mass = np.asarray(scores, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    blocks: list[list[int]] = []
+
+    def mean(block: list[int]) -> float:
+        return float(np.average(values[block], weights=mass[block]))
+
+    for index in range(len(values)):
+        blocks.append([index])
+        while len(blocks) > 1 and mean(blocks[-2]) > mean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    fit = np.zeros((len(values), len(values)))
+    for block in blocks:
+        fit[np.ix_(block, block)] = mass[block] / mass[block].sum()
+    return fit
+
+
+def at(log_budget: float, log_budgets: Floats) -> Floats:
+    """Weights [B] of linear interpolation in log b."""
+    return np.array([np.interp(log_budget, log_budgets, unit) for unit in np.eye(len(log_budgets))])
+
+
+def invert(score: float, log_budgets: Floats, curve: Floats) -> tuple[float, int]:
+    """The first log b at which a rising curve reaches the score; -1 if that is below it, 1 above."""
+    if score > curve[-1]:
+        return float(log_budgets[-1]), 1
+    if score < curve[0]:
+        return float(log_budgets[0]), -1
+    right = int(np.searchsorted(curve, score))
+    if right == 0:
+        return float(log_budgets[0]), 0
+    share = (score - curve[right - 1]) / (curve[right] - curve[right - 1])
+    return float(log_budgets[right - 1] + share * (log_budgets[right] - log_budgets[right - 1])), 0
+
+
+def multiplier(
+    arm: Setting, curve: list[Setting], jackknives: Jackknives, generators: Mapping[str, int] | None = None
+) -> Multiplier | None:
+    """The arm's score read off the real-only curve (ascending budgets); None without two budgets."""
+    seeds = sorted(set(arm.cells).intersection(*(set(each.cells) for each in curve))) if curve else []
+    if len(curve) < 2 or not seeds:
+        return None
+    levels = [combine([each], [1.0], seeds, jackknives) for each in curve]
+    known = [level for level in levels if level is not None]
+    thetas, covariance = _joint([arm, *curve], seeds, jackknives, generators)
+    if len(known) < len(curve) or np.isnan(thetas).any():
+        return None
+    fit = isotonic_blocks([level.value for level in known], _weights(known))
+    log_budgets = np.log([float(each["budget"]) for each in curve])
+    spot, censored = invert(float(thetas[0].mean()), log_budgets, fit @ np.array([level.value for level in known]))
+    grid = np.linspace(log_budgets[0], log_budgets[-1], POINTS)
+    inside = [_agrees(np.append(1.0, -(at(x, log_budgets) @ fit)), thetas, covariance) for x in grid]
+    ends = _ends(grid, np.array(inside), spot, censored)
+    m = np.exp(np.array([spot, ends[0], ends[1]]) - np.log(float(arm["budget"])))
+    return Multiplier(float(m[0]), float(m[1]), float(m[2]), censored, ends[2], ends[3])
+
+
+def _weights(levels: list[Estimate]) -> Floats:
+    """1/SE^2; equal where a standard error is not known."""
+    errors = np.array([level.se for level in levels])
+    return np.ones(len(levels)) if not (errors > 0).all() else errors**-2.0
+
+
+def _joint(
+    parts: list[Setting], seeds: list[int], jackknives: Jackknives, generators: Mapping[str, int] | None
+) -> tuple[Floats, Floats]:
+    """Scores [parts, S], covariance [parts, S, parts, S]; averaged over each generator's seeds."""
+    scores = [[jackknives(part.cells[seed], "auroc") for seed in seeds] for part in parts]
+    average = averaging(generators_of(parts[0], seeds, generators))
+    thetas = np.array([[score.value for score in row] for row in scores]) @ average.T
+    left = np.einsum("gs,ksp->kgp", average, np.array([[score.replicates for score in row] for row in scores]))
+    flat = patient_covariance(left.reshape(-1, left.shape[2]))
+    return thetas, flat.reshape(*thetas.shape, *thetas.shape)
+
+
+def _agrees(weights: Floats, thetas: Floats, covariance: Floats) -> bool:
+    """Whether arm_s - curve_s(m) does not differ from 0."""
+    gap = difference_interval(weights @ thetas, np.einsum("a,asbt,b->st", weights, covariance, weights))
+    return bool(gap.low <= 0 <= gap.high)
+
+
+def _ends(grid: Floats, inside: npt.NDArray[np.bool_], spot: float, censored: int) -> tuple[float, float, int, int]:
+    """Interval in log b and its censoring; where nothing agrees it is the point."""
+    if not inside.any():
+        return spot, spot, censored, censored
+    low, high = float(grid[inside][0]), float(grid[inside][-1])
+    return min(low, spot), max(high, spot), -1 if inside[0] else 0, 1 if inside[-1] or censored == 1 else 0
+
+
+def multiplier_rows(
+    cells: pd.DataFrame, load: Load | Jackknives, generators: Mapping[str, int] | None = None
+) -> list[Row]:
+    """Per-seed AUROC rows -> `data_multiplier` rows, and `data_multiplier_censored` with -1, 0 or 1 a number.
+
+    1 in a column of the second row: the number beside it in the first is a lower bound; -1: an upper bound.
+    """
+    jackknives = load if isinstance(load, Jackknives) else Jackknives(load)
+    found = settings(cells)
+    rows: list[Row] = []
+    for arm in found:
+        curve = _curve(arm, found)
+        result = multiplier(arm, curve, jackknives, generators) if arm["arm"] != "real" else None
+        if result is None:
+            continue
+        shared = {**arm.columns, "group": "all", "n": images(arm, jackknives), "n_train": arm.n_train}
+        numbers = {"value": result.value, "low": result.low, "high": result.high}
+        flags = {
+            "value": result.value_censored, "low": result.low_censored, "high": result.high_censored,
+        }  # fmt: skip
+        rows += [shared | {"metric": "data_multiplier"} | numbers]
+        rows += [shared | {"metric": "data_multiplier_censored"} | flags]
+    return rows
+
+
+def _curve(arm: Setting, found: list[Setting]) -> list[Setting]:
+    """Real-only settings of the same data set and backbone, ascending; the arm's variant if real has it."""
+    real = [each for each in found if each["arm"] == "real"]
+    real = [each for each in real if all(each[name] == arm[name] for name in ("dataset", "backbone"))]
+    same = [each for each in real if each["variant"] == arm["variant"]]
+    return sorted(same or [each for each in real if each["variant"] == ""], key=lambda each: float(each["budget"]))

@@ -1,0 +1,202 @@
+"""Rows of the tidy table pooled over seeds, and differences from real data, each with its interval."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from results.jackknife import METRICS, Jackknives
+from results.statistics import Estimate, difference_interval, paired
+from results.tidy import missing, records
+
+Row = dict[str, Any]
+Load = Callable[[str], Mapping[str, Any]]
+SETTING = ["dataset", "generator", "exposure", "arm", "budget", "ratio", "share", "backbone", "variant"]
+SHARED = ["study", "stage", "image_type", "specialty"]
+SHARES = ("flagged", "power", "share", "bank_share", "excess_copies")  # endings of metrics that lie in [0, 1]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One arm under one setting: its columns, the cell of each seed, the mean number of real images."""
+
+    columns: Row
+    cells: dict[int, str]
+    n_train: int | None
+
+    def __getitem__(self, name: str) -> Any:
+        return self.columns[name]
+
+
+def settings(cells: pd.DataFrame) -> list[Setting]:
+    """Per-seed rows of one metric -> the settings, in the table's order."""
+    kept = cells[(cells["status"] == "ok") & (cells["group"] == "all") & (cells["metric"] == "auroc")]
+    kept = kept[kept["seed"].notna() & (kept["stage"] == "classify")]
+    found = []
+    for _, part in kept.groupby(SETTING, dropna=False, sort=True):
+        rows = records(part.sort_values("seed"))
+        counts = [row["n_train"] for row in rows if not missing(row["n_train"])]
+        columns = {name: rows[0][name] for name in [*SETTING, *SHARED]}
+        seeds = {int(row["seed"]): str(row["cell"]) for row in rows}
+        found.append(Setting(columns, seeds, round(float(np.mean(counts))) if counts else None))
+    return found
+
+
+def counterpart(setting: Setting, among: list[Setting], arm: str) -> Setting | None:
+    """The setting of `arm` (or of a placebo, by its name) that `setting` is compared with, or None.
+
+    Same data set, budget, backbone and variant (its classifier part for real data); the same
+    generator and exposure where `arm` has them; then the nearest ratio.
+    """
+    same = [each for each in among if _comparable(setting, each, arm)]
+    return min(same, key=lambda each: _distance(setting, each), default=None)
+
+
+def _comparable(one: Setting, two: Setting, arm: str) -> bool:
+    if (two["arm"] != arm and two["generator"] != arm) or one is two:
+        return False
+    if any(one[name] != two[name] for name in ("dataset", "budget", "backbone")):
+        return False
+    if two["generator"] in ("", arm):
+        return bool(two["variant"] in (one["variant"], _classifier_part(one["variant"])))
+    return all(one[name] == two[name] for name in ("generator", "exposure", "variant"))
+
+
+def _classifier_part(variant: str) -> str:
+    """What remains of a variant when the parts that only change synthetic images are dropped."""
+    return ";".join(part for part in variant.split(";") if part.startswith("validation="))
+
+
+def _distance(one: Setting, two: Setting) -> tuple[bool, bool, float, float]:
+    gaps = [abs(one[name] - two[name]) for name in ("ratio", "share")]
+    return (
+        one["variant"] != two["variant"],
+        one["exposure"] != two["exposure"],
+        *(0.0 if np.isnan(gap) else gap for gap in gaps),
+    )
+
+
+def compare(
+    one: Setting, two: Setting, jackknives: Jackknives, generators: Mapping[str, int] | None = None
+) -> Estimate | None:
+    """one minus two, paired by seed and test patient; None without a common seed."""
+    seeds = sorted(one.cells.keys() & two.cells.keys())
+    return combine([one, two], [1.0, -1.0], seeds, jackknives, "auroc", generators)
+
+
+def combine(
+    parts: list[Setting],
+    weights: list[float],
+    seeds: list[int],
+    jackknives: Jackknives,
+    metric: str = "auroc",
+    generators: Mapping[str, int] | None = None,
+) -> Estimate | None:
+    """The weighted sum of settings, by seed and patient -> estimate; parts[0] names the generator."""
+    if not seeds:
+        return None
+    thetas, lefts = [], []
+    for seed in seeds:
+        scores = [jackknives(part.cells[seed], metric) for part in parts]
+        thetas.append(sum(weight * score.value for weight, score in zip(weights, scores, strict=True)))
+        lefts.append(sum(weight * score.replicates for weight, score in zip(weights, scores, strict=True)))
+    if np.isnan(thetas).any():
+        return None
+    return paired(thetas, np.stack(lefts), generators_of(parts[0], seeds, generators))
+
+
+def generators_of(setting: Setting, seeds: list[int], generators: Mapping[str, int] | None) -> list[int]:
+    """Which generator each seed used: seed modulo the number of generators; by default its own."""
+    count = (generators or {}).get(str(setting["generator"]))
+    return [seed % count if count else seed for seed in seeds]
+
+
+def pooled_rows(cells: pd.DataFrame, load: Load | Jackknives, generators: Mapping[str, int] | None = None) -> list[Row]:
+    """Per-seed AUROC rows -> rows pooled over seeds, and `auroc_difference` from real per seed and pooled.
+
+    load: cell digest -> labels, probabilities, groups (or None), task. generators: how many trained
+    replicates a generator has, where fewer than seeds (seed s used s modulo that).
+    """
+    jackknives = load if isinstance(load, Jackknives) else Jackknives(load)
+    found = settings(cells)
+    rows: list[Row] = []
+    for setting in found:
+        rows += _levels(setting, jackknives, generators)
+        real = counterpart(setting, found, "real") if setting["arm"] != "real" else None
+        if real is not None:
+            rows += _differences(setting, real, jackknives, generators)
+    return rows
+
+
+def _levels(setting: Setting, jackknives: Jackknives, generators: Mapping[str, int] | None) -> list[Row]:
+    seeds = sorted(setting.cells)
+    rows = []
+    for metric in METRICS:
+        estimate = combine([setting], [1.0], seeds, jackknives, metric, generators)
+        if estimate is not None:
+            rows.append(row_of(setting, metric, estimate, images(setting, jackknives)))
+    return rows
+
+
+def _differences(
+    setting: Setting, real: Setting, jackknives: Jackknives, generators: Mapping[str, int] | None
+) -> list[Row]:
+    seeds = sorted(setting.cells.keys() & real.cells.keys())
+    rows: list[Row] = []
+    for chosen in [*([seed] for seed in seeds), seeds]:
+        estimate = combine([setting, real], [1.0, -1.0], chosen, jackknives, "auroc", generators)
+        if estimate is not None:
+            row = row_of(setting, "auroc_difference", estimate, images(setting, jackknives))
+            rows.append(row | ({"seed": chosen[0]} if len(rows) < len(seeds) else {}))
+    return rows
+
+
+def images(setting: Setting, jackknives: Jackknives) -> int:
+    """Number of test images."""
+    return jackknives(next(iter(setting.cells.values())), "auroc").images
+
+
+def row_of(setting: Setting, metric: str, estimate: Estimate, n: int) -> Row:
+    """A tidy row; an interval that cannot be told is missing."""
+    numbers = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    return {
+        **setting.columns,
+        "group": "all",
+        "metric": metric,
+        "n": n,
+        "n_train": setting.n_train,
+        **numbers,
+    }
+
+
+def pool_seeds(table: pd.DataFrame) -> list[Row]:
+    """Per-seed rows (fidelity, audit) -> one row each with `seed` empty: the mean, SE^2 = V/S + mean(SE_s^2).
+
+    SE_s from the row's own 95 % interval; one seed keeps its interval. Of p values (metric `*_p`) twice
+    the median, which is a valid p whatever the dependence. Shares are cut to [0, 1].
+    """
+    keys = [*SHARED, *SETTING, "group", "metric"]
+    kept = table[(table["status"] == "ok") & table["seed"].notna() & (table["metric"] != "")]
+    rows: list[Row] = []
+    for _, part in kept.groupby(keys, dropna=False, sort=True):
+        values = part["value"].dropna().to_numpy(dtype=np.float64)
+        if len(values):
+            shared = {name: part.iloc[0][name] for name in [*keys, "n", "n_train"]}
+            rows.append(shared | _pooled(str(shared["metric"]), part[part["value"].notna()], values))
+    return rows
+
+
+def _pooled(metric: str, part: pd.DataFrame, values: "np.ndarray[Any, np.dtype[np.float64]]") -> Row:
+    if len(values) == 1:
+        return {name: part.iloc[0][name] for name in ("value", "low", "high")}
+    if metric == "p" or metric.endswith("_p"):
+        return {"value": min(1.0, 2 * float(np.median(values)))}
+    errors = ((part["high"] - part["low"]) / (2 * 1.959964)).to_numpy(dtype=np.float64)
+    known = errors[~np.isnan(errors)]
+    pooled = difference_interval(values, float((known**2).mean()) if len(known) else 0.0)
+    low, high = pooled.low, pooled.high
+    if metric.endswith(SHARES):
+        low, high = float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+    return {"value": pooled.value, "low": low, "high": high}

@@ -1,0 +1,147 @@
+"""Estimates, intervals and decisions (PROTOCOL section 2): numbers in, numbers out."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Floats = npt.NDArray[np.float64]
+PROVISIONAL = 5  # seeds below which a verdict is provisional
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, its standard error and interval; df infinite = normal; patients_only = one seed."""
+
+    value: float
+    se: float
+    df: float
+    low: float
+    high: float
+    seeds: int
+    patients_only: bool = False
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Two-sided interval at a level in (0, 1); NaN where there is none."""
+        half = quantile(0.5 + level / 2, self.df) * self.se
+        return self.value - half, self.value + half
+
+
+def difference_interval(thetas: npt.ArrayLike, covariance: npt.ArrayLike, level: float = 0.95) -> Estimate:
+    """theta_s [S] and C (a number, or the patients' [S, S]) -> mean, SE^2 = V/S + max(C, 0), t interval.
+
+    Obuchowski-Rockette-Hillis, seeds as readers and patients as cases. df = (V + S C)^2 / (V^2 / (S - 1)),
+    infinite where V = 0; V = C = 0 has no interval; one seed has the patients' variance alone, normal.
+    """
+    thetas = np.atleast_1d(np.asarray(thetas, dtype=np.float64))
+    shared = np.asarray(covariance, dtype=np.float64)
+    count = len(thetas)
+    value = float(thetas.mean())
+    if count == 1:
+        return _estimate(value, max(float(shared.ravel()[0]), 0.0), np.inf, 1, level)
+    c = max(float(shared if shared.ndim == 0 else off_diagonal_mean(shared)), 0.0)
+    v = 0.0 if np.ptp(thetas) == 0 else float(thetas.var(ddof=1))  # the same number S times has no variance
+    df = (v + count * c) ** 2 / (v**2 / (count - 1)) if v > 0 and v**2 > 0 else np.inf
+    return _estimate(value, v / count + c, df, count, level)
+
+
+def _estimate(value: float, variance: float, df: float, seeds: int, level: float) -> Estimate:
+    se = float(np.sqrt(variance)) if variance > 0 else float("nan")
+    half = quantile(0.5 + level / 2, df) * se
+    return Estimate(value, se, float(df), value - half, value + half, seeds, patients_only=seeds == 1)
+
+
+def quantile(probability: float, df: float) -> float:
+    """Of Student's t; of the normal where df is infinite."""
+    return float(stats.norm.ppf(probability) if np.isinf(df) else stats.t.ppf(probability, df))
+
+
+def patient_covariance(replicates: npt.ArrayLike) -> Floats:
+    """Leave-one-patient-out values [S, patients] -> jackknife covariance [S, S]."""
+    left = np.atleast_2d(np.asarray(replicates, dtype=np.float64))
+    patients = left.shape[1]
+    centred = left - left.mean(axis=1, keepdims=True)
+    return np.asarray(centred @ centred.T * ((patients - 1) / patients))
+
+
+def off_diagonal_mean(covariance: Floats) -> float:
+    """C: the mean over pairs of different seeds."""
+    count = len(covariance)
+    return float((covariance.sum() - np.trace(covariance)) / (count * (count - 1)))
+
+
+def paired(thetas: npt.ArrayLike, replicates: npt.ArrayLike, generators: Sequence[Hashable] = ()) -> Estimate:
+    """theta_s [S] and its replicates [S, patients] -> estimate.
+
+    generators: the one of each seed; with 1 < G < S of them theta is first averaged over each one's seeds.
+    """
+    values = np.asarray(thetas, dtype=np.float64)
+    left = np.atleast_2d(np.asarray(replicates, dtype=np.float64))
+    average = averaging(generators or range(len(values)))
+    return difference_interval(average @ values, patient_covariance(average @ left))
+
+
+def averaging(generators: Sequence[Hashable]) -> Floats:
+    """The generator of each seed -> matrix [G, S] of means over its seeds; one alone averages nothing."""
+    names = list(dict.fromkeys(generators))
+    if len(names) in (1, len(generators)):
+        return np.eye(len(generators))
+    mine = np.array([[float(name == each) for each in generators] for name in names])
+    return np.asarray(mine / mine.sum(axis=1, keepdims=True))
+
+
+def p_value(estimate: Estimate, null: float = 0.0) -> float:
+    """Two-sided p of the value differing from `null`; NaN without a standard error."""
+    if not estimate.se > 0:
+        return float("nan")
+    return float(2 * _survival(abs(estimate.value - null) / estimate.se, estimate.df))
+
+
+def holm(p: npt.ArrayLike) -> Floats:
+    """Holm's step-down adjusted p values, in the order given; NaN stays NaN but counts in the family."""
+    values = np.asarray(p, dtype=np.float64)
+    m = len(values)
+    adjusted = np.full(m, np.nan)
+    running = 0.0
+    for rank, index in enumerate(np.argsort(values, kind="stable")):
+        if np.isnan(values[index]):
+            continue
+        running = max(running, min(1.0, (m - rank) * values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def tost(estimate: Estimate, margin: float) -> float:
+    """p of equivalence within ±margin: the larger of two one-sided ones (< 0.05 = 90 % interval inside)."""
+    if not estimate.se > 0:
+        return float("nan")
+    above = _survival((estimate.value + margin) / estimate.se, estimate.df)
+    below = _survival((margin - estimate.value) / estimate.se, estimate.df)
+    return float(max(above, below))
+
+
+def smallest_detectable(se: float, df: float, m: int = 1, alpha: float = 0.05) -> float:
+    """The difference that a family of m contrasts would find four times in five: (t_{1-a/2m} + t_0.8) SE."""
+    return (quantile(1 - alpha / (2 * m), df) + quantile(0.8, df)) * se
+
+
+def verdict(difference: float, p_family: float, p_equivalence: float, beats_placebos: bool = True) -> str:
+    """One word for a contrast: helped, harmed, equivalent or undecided. Help must beat every placebo too."""
+    if p_family < 0.05 and difference < 0:
+        return "harmed"
+    if p_family < 0.05 and difference > 0 and beats_placebos:
+        return "helped"
+    return "equivalent" if p_equivalence < 0.05 else "undecided"
+
+
+def qualified(word: str, seeds: int, generators: int | None) -> str:
+    """The verdict with what must be said beside it."""
+    marks = ["provisional"] if seeds < PROVISIONAL else []
+    marks += ["conditional on this generator"] if generators == 1 else []
+    return f"{word} ({'; '.join(marks)})" if marks else word
+
+
+def _survival(t: float, df: float) -> float:
+    return float(stats.norm.sf(t) if np.isinf(df) else stats.t.sf(t, df))

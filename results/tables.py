@@ -1,0 +1,162 @@
+"""Every table by name: a pure function of the results -> DataFrame of numbers, ready for csv, md and tex."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from results.inputs import Results
+from results.tidy import records
+
+SETTING = ["arm", "generator", "exposure", "budget", "ratio", "share", "backbone", "variant"]
+BOUNDS = ("value", "low", "high")
+FLAGS = {-1: "<", 0: "", 1: ">"}
+CONTROLS = {
+    "class_mean": "control to beat", "copies": "lower bound", "mixup": "lower bound", "real": "floor",
+    "round_trip": "autoencoder",
+}  # fmt: skip
+
+
+def utility(results: Results) -> pd.DataFrame:
+    """Scores pooled over seeds, one row a setting; the best AUROC of a data set and budget is marked."""
+    table = results.table[(results.table["stage"] == "classify") & (results.table["group"] == "all")]
+    metrics = ("auroc", "balanced_accuracy", "accuracy")
+    wide = widened(table, ["dataset", "image_type", *SETTING], metrics, ("n_train", "n"))
+    order = [
+        "dataset",
+        "backbone",
+        "variant",
+        "budget",
+        "_real",
+        "arm",
+        "generator",
+        "exposure",
+        "ratio",
+        "share",
+    ]
+    wide = wide.assign(_real=wide["arm"] != "real").sort_values(order, kind="stable", ignore_index=True)
+    wide = wide.drop(columns="_real")
+    wide.attrs["best"] = ("auroc", ["dataset", "budget", "backbone", "variant"])
+    return wide
+
+
+def differences(results: Results) -> pd.DataFrame:
+    """Every contrast with p values and verdict; the family that may be claimed comes first."""
+    return results.claims.copy()
+
+
+def multiplier(results: Results) -> pd.DataFrame:
+    """How many times the real data each arm was worth; < and > where the curve does not reach."""
+    keys = ["dataset", *SETTING]
+    table = results.table[results.table["stage"] == "classify"]
+    wide = widened(table, keys, ("data_multiplier",), ("n_train",))
+    flags = widened(table, keys, ("data_multiplier_censored",), ())
+    merged = wide.merge(flags, on=keys, how="left") if len(wide) else wide
+    for bound, suffix in zip(BOUNDS, ("", "_low", "_high"), strict=True):
+        name = f"data_multiplier_censored{suffix}"
+        marks = merged[name] if name in merged else pd.Series(index=merged.index, dtype="float64")
+        merged[f"censored_{bound}"] = [FLAGS[0 if pd.isna(flag) else int(flag)] for flag in marks]
+        merged = merged.drop(columns=name, errors="ignore")
+    return merged
+
+
+def fidelity(results: Results) -> pd.DataFrame:
+    """Distances and diversity of generators and controls, pooled over seeds."""
+    table = results.table[(results.table["stage"] == "fidelity") & (results.table["group"] == "all")]
+    wide = widened(table, ["dataset", "generator", "exposure", "budget", "variant"], _metrics(table), ("n",))
+    wide.insert(2, "role", [CONTROLS.get(name, "generator") for name in wide["generator"]])
+    return wide
+
+
+def privacy(results: Results) -> pd.DataFrame:
+    """The audit: excess copies by tile and patch, bank control, copies called, power by planted kind."""
+    table = results.table[results.table["stage"] == "audit"].copy()
+    planted = table["group"] != "all"
+    kinds = table["group"].str.replace("planted=", "", regex=False)
+    table["metric"] = table["metric"].where(~planted, table["metric"] + ":" + kinds)
+    return widened(table, ["dataset", "generator", "exposure", "budget", "variant"], _audit_order(table), ("n",))
+
+
+def _audit_order(table: pd.DataFrame) -> list[str]:
+    """Excess copies first, then the controls, the power, the rest."""
+    first = (
+        "tile_max_excess_copies",
+        "patch_excess_copies",
+        "copies_called",
+        "bank_share",
+        "bank_p",
+        "tile_max_p",
+    )
+    known = _metrics(table)
+    power = [name for name in known if ":" in name]
+    return [
+        *(name for name in first if name in known),
+        *power,
+        *(n for n in known if n not in (*first, *power)),
+    ]
+
+
+def datasets(results: Results) -> pd.DataFrame:
+    """What went in: sizes of the splits, classes, licence, what the leakage check reported."""
+    rows = [
+        {
+            "dataset": card["name"],
+            "image_type": card.get("image_type", ""),
+            "specialty": card.get("specialty", ""),
+            "classes": "; ".join(map(str, card.get("classes") or [])),
+            **{split: sum(counts.values()) for split, counts in (card.get("counts") or {}).items()},
+            "phantom": "yes" if card.get("phantom") else "no",
+            "licence": card.get("licence", ""),
+            "citation": card.get("citation", ""),
+            "reported": "; ".join(map(str, card.get("reported") or [])),
+        }
+        for card in results.datasets
+    ]
+    return pd.DataFrame(rows, columns=list(dict.fromkeys(key for row in rows for key in row)) or ["dataset"])
+
+
+def costs(results: Results) -> pd.DataFrame:
+    """Time and memory of every stage and generator: cells, sum, mean and the largest peak."""
+    names = ["stage", "generator", "device", "cells", "total_seconds", "mean_seconds", "peak_memory_mb"]
+    table = results.costs
+    if table.empty:
+        return pd.DataFrame(columns=names)
+    filled = table.assign(**{name: table[name].fillna("") for name in ("stage", "generator", "device")})
+    grouped = filled.groupby(["stage", "generator", "device"], sort=True)
+    return grouped.agg(
+        cells=("cell", "nunique"),
+        total_seconds=("seconds", "sum"),
+        mean_seconds=("seconds", "mean"),
+        peak_memory_mb=("peak_memory_mb", "max"),
+    ).reset_index()
+
+
+TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
+    "costs": costs,
+    "datasets": datasets,
+    "differences": differences,
+    "fidelity": fidelity,
+    "multiplier": multiplier,
+    "privacy": privacy,
+    "utility": utility,
+}
+
+
+def widened(table: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str], counts: Sequence[str]) -> pd.DataFrame:
+    """Pooled tidy rows -> one row a setting, columns METRIC, METRIC_low, METRIC_high, then the counts."""
+    kept = table[table["seed"].isna() & (table["status"] == "ok") & table["metric"].isin(list(metrics))]
+    columns = [*keys, *(f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high")), *counts]
+    rows: list[dict[str, Any]] = []
+    for _, part in kept.groupby(list(keys), dropna=False, sort=True):
+        row = {key: part.iloc[0][key] for key in keys} | {name: part.iloc[0][name] for name in counts}
+        for each in records(part):
+            row |= {f"{each['metric']}{end}": each[b] for end, b in zip(("", "_low", "_high"), BOUNDS, strict=True)}
+        rows.append(row)
+    wide = pd.DataFrame(rows, columns=columns)
+    bounds = [name for name in columns if name.endswith(("_low", "_high")) and wide[name].isna().all()]
+    return wide.drop(columns=bounds)
+
+
+def _metrics(table: pd.DataFrame) -> list[str]:
+    known = table[table["seed"].isna() & (table["status"] == "ok")]["metric"]
+    return [name for name in sorted(set(known)) if name]

@@ -1,0 +1,156 @@
+"""Every way to bring data in, and what is refused, in one line that names the file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmark import datasets
+from benchmark.cache import BadInput
+from benchmark.sources import read_image
+
+
+def noise(n: int, side: int = 12) -> np.ndarray:
+    return np.random.default_rng(n).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+
+
+def class_folder(root: Path, counts: dict[str, int], side: int = 12) -> Path:
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i, image in enumerate(noise(count, side)):
+            Image.fromarray(image).save(root / name / f"{i}.png")
+    return root
+
+
+def write_npz(file: Path, card: dict[str, object] | None = None, **changes: object) -> Path:
+    arrays: dict[str, object] = {}
+    for split, n in (("train", 8), ("val", 4), ("test", 6)):
+        arrays |= {f"{split}_images": noise(n)[..., 0], f"{split}_labels": np.arange(n)[:, None] % 2}
+    arrays |= changes
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(file, **{key: value for key, value in arrays.items() if value is not None})
+    if card is not None:
+        file.with_suffix(".json").write_text(json.dumps(card))
+    return file
+
+
+def test_npz_with_card(tmp_path: Path) -> None:
+    card = {"name": "mine", "image_type": "CT", "classes": ["no", "yes"], "captions": ["a", "b"], "md5": "x"}
+    file = write_npz(tmp_path / "mine.npz", card, train_groups=np.array(["p", "q"] * 4))
+    data = datasets.load(str(file), 16)
+    train = data.splits["train"]
+    assert train.images.shape == (8, 16, 16, 3) and train.images.dtype == np.uint8
+    assert train.labels.dtype == np.int64 and train.groups == ["p", "q"] * 4
+    assert data.card.captions == ("a", "b")
+    assert datasets.identity(str(file)) == {"dataset": "mine", "image_type": "CT", "specialty": ""}
+
+
+def test_grey_is_repeated_and_not_changed(tmp_path: Path) -> None:
+    data = datasets.load(str(write_npz(tmp_path / "g.npz")))
+    assert np.array_equal(data.splits["val" if "val" in data.splits else "validation"].images[..., 1], noise(4)[..., 0])
+
+
+def test_name_under_augury_data_comes_before_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_npz(tmp_path / "breastmnist" / "breastmnist.npz")
+    monkeypatch.setenv("AUGURY_DATA", str(tmp_path))
+    assert datasets.locate("breastmnist") == tmp_path / "breastmnist" / "breastmnist.npz"
+
+
+def test_folder_without_splits_is_split_by_class(tmp_path: Path) -> None:
+    data = datasets.load(str(class_folder(tmp_path / "mine", {"cat": 20, "dog": 10})), 8)
+    assert [len(data.splits[name].images) for name in datasets.SPLITS] == [21, 3, 6]
+    assert data.card.classes == ("cat", "dog")
+
+
+def test_folder_with_splits(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        class_folder(tmp_path / "mine" / split, {"cat": 3, "dog": 2})
+    data = datasets.load(str(tmp_path / "mine"))
+    assert [len(data.splits[name].images) for name in datasets.SPLITS] == [5, 5, 5]
+
+
+def test_csv_with_patients_and_subgroups(tmp_path: Path) -> None:
+    class_folder(tmp_path / "x", {"cat": 20, "dog": 20})
+    rows = [
+        f"x/{label}/{i}.png,{label},{label}{i // 2},{'F' if i % 2 else 'M'}"
+        for label in ("cat", "dog")
+        for i in range(20)
+    ]
+    (tmp_path / "x.csv").write_text("\n".join(["path,label,patient,sex", *rows]))
+    data = datasets.load(str(tmp_path / "x.csv"))
+    groups = [set(data.splits[name].groups or []) for name in datasets.SPLITS]
+    assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
+    assert set(data.splits["train"].columns) == {"sex"}
+
+
+def test_digest_follows_the_bytes(tmp_path: Path) -> None:
+    folder = class_folder(tmp_path / "mine", {"cat": 5, "dog": 5})
+    before = datasets.digest(str(folder), 0, 8)
+    Image.fromarray(noise(1)[0]).save(folder / "cat" / "0.png")
+    assert datasets.digest(str(folder), 0, 8) != before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train_images": None}, "train_images is missing"),
+        ({"train_labels": np.array([{}] * 8, dtype=object)}, "pickled"),
+        ({"train_images": np.zeros((8, 4, 4), np.float32)}, "expected uint8"),
+        ({"train_labels": np.zeros((7, 1), int)}, "8 train_images but 7 train_labels"),
+        ({"test_labels": np.full((6, 1), 5)}, "class 'class 2' has no training image"),
+        ({"train_labels": np.zeros((8, 1), int)}, "class 'class 1' has no training image"),
+        (
+            {"val_images": np.zeros((0, 4, 4), np.uint8), "val_labels": np.zeros((0, 1), int)},
+            "no validation images",
+        ),
+    ],
+)
+def test_bad_npz(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        datasets.load(str(write_npz(tmp_path / "bad.npz", **changes)))
+
+
+def test_class_without_images(tmp_path: Path) -> None:
+    folder = class_folder(tmp_path / "mine", {"cat": 5, "dog": 5})
+    (folder / "emu").mkdir()
+    with pytest.raises(BadInput, match="class 'emu' has no image"):
+        datasets.load(str(folder))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a png", None])
+def test_broken_image_is_an_error_not_a_black_picture(tmp_path: Path, content: bytes | None) -> None:
+    folder = class_folder(tmp_path / "mine", {"cat": 5, "dog": 5})
+    file = folder / "cat" / "3.png"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if content is None else content)
+    with pytest.raises(BadInput, match=r"3\.png cannot be read"):
+        datasets.load(str(folder), 8)
+
+
+def test_sixteen_bit_image_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(BadInput, match="more than 8 bits"):
+        read_image(tmp_path / "deep.png", 8)
+
+
+@pytest.mark.parametrize("text", ["path\na.png", "path,label\na.png", "path,label,split\na.png,x,later", ""])
+def test_bad_csv(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(BadInput):
+        datasets.load(str(tmp_path / "bad.csv"))
+
+
+def test_unknown_name_says_what_is_known() -> None:
+    with pytest.raises(BadInput, match="phantom-ct"):
+        datasets.locate("no-such-set")
+
+
+def test_registry_is_complete() -> None:
+    assert len(datasets.MEDMNIST) == 12
+    kinds = {datasets.identity(name)["image_type"] for name in datasets.PHANTOMS}
+    assert kinds == set(datasets.IMAGE_TYPES)
+    for name in datasets.MEDMNIST:
+        card = datasets._medmnist_card(name)
+        assert len(card.classes) > 1 or card.task == "multilabel"
+        assert card.image_type in datasets.IMAGE_TYPES

@@ -1,0 +1,76 @@
+"""Study files: defaults, overrides, and one line for everything that is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmark.cache import BadInput
+from benchmark.study import load_study, presets
+
+
+def write(folder: Path, text: str) -> str:
+    (folder / "s.yaml").write_text(text)
+    return str(folder / "s.yaml")
+
+
+@pytest.mark.parametrize("name", presets())
+def test_presets_are_valid(name: str) -> None:
+    assert load_study(name).name == name
+
+
+def test_name_and_datasets_are_enough(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, "{name: a, datasets: [phantom-ct]}"))
+    assert study.budgets == [0.01, 0.05, 0.1, 0.25, 0.5, 1.0]
+    assert study.seeds == 3 and study.audit_pool == 0.3 and study.lowest == [0.01]
+    assert study.generators["generalist"].images_seen == 40_000 and study.classifier.steps == 100
+
+
+def test_top_level_keys_are_defaults_of_the_blocks(tmp_path: Path) -> None:
+    text = "{name: a, datasets: [phantom-ct], budgets: [0.5], grid: [{arms: [real]}, {budgets: [1], exposure: budget}]}"
+    study = load_study(write(tmp_path, text))
+    assert [block.budgets for block in study.grid] == [[0.5], [1.0]]
+    assert study.grid[1].exposure == ["budget"]
+
+
+def test_overrides_reach_nested_keys() -> None:
+    study = load_study("quick", ["seeds=5", "classifier.steps=7", "backbones=[resnet18]"], "other")
+    assert (study.seeds, study.classifier.steps, study.backbones[0].name, study.name) == (
+        5,
+        7,
+        "resnet18",
+        "other",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{name: a, datasets: [x], colour: red}", "colour: unknown key"),
+        ("{name: a, datasets: [x], budgets: [0]}", "greater than 0"),
+        ("{name: a, datasets: [x], budgets: [2]}", "less than or equal to 1"),
+        ("{name: a/b, datasets: [x]}", "'a/b' given"),
+        ("{name: cells, datasets: [x]}", "take another name"),
+        ("{name: a}", "datasets"),
+        ("{name: a, datasets: []}", "at least 1"),
+        ("{name: a, datasets: [x], arms: [reel]}", "'real'"),
+        ("{name: a, datasets: [x], size: 30}", "multiple of 8"),
+        ("{name: a, datasets: [x], grid: [{generators: [b]}]}", "not one of generalist"),
+        ("[1, 2]", "mapping"),
+        ("{name: [", "not YAML"),
+    ],
+)
+def test_bad_studies_are_one_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(BadInput, match=words) as caught:
+        load_study(write(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["seeds", "=3", "name.x=3", "seeds=[", "seeds=0", "nonsense=1"])
+def test_bad_overrides(override: str) -> None:
+    with pytest.raises(BadInput):
+        load_study("quick", [override])
+
+
+def test_unknown_study_names_the_presets() -> None:
+    with pytest.raises(BadInput, match="quick"):
+        load_study("nothing-here")

@@ -1,0 +1,176 @@
+"""The page, its tables and figures: whole, escaped, without nan, and the same twice."""
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from results.answers import answers
+from results.claims import contrasts
+from results.figures import FIGURES, draw
+from results.inputs import Results
+from results.pooling import pooled_rows
+from results.report import render
+from results.tables import TABLES
+from results.tidy import frame, join
+from results.writing import latex, markdown, printed, write_table
+
+VOID = {"meta", "img", "br", "line", "ellipse"}
+
+
+class Balanced(HTMLParser):
+    """Checks that tags close in order; collects text, alternatives, links and ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+        self.attributes: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in VOID
+
+    def handle_data(self, data: str) -> None:
+        self.text += data if "style" not in self.open else ""
+
+
+@pytest.fixture(scope="module")
+def folder(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("report")
+    render(results, place)
+    return place
+
+
+def parsed(page: Path) -> Balanced:
+    parser = Balanced()
+    parser.feed(page.read_text())
+    assert not parser.open
+    return parser
+
+
+def test_the_page_is_whole(folder: Path) -> None:
+    page = parsed(folder / "report/index.html")
+    ids = [a["id"] for _, a in page.attributes if a.get("id")]
+    assert len(ids) == len(set(ids))
+    links = [a["href"] or "" for tag, a in page.attributes if tag == "a"]
+    assert all((folder / "report" / link).is_file() for link in links if not link.startswith("#"))
+    assert all(link[1:] in ids for link in links if link.startswith("#"))
+    images = [a for tag, a in page.attributes if tag == "img"]
+    assert all((a["src"] or "").startswith("data:image/") and a["alt"] for a in images)
+    assert not re.search(r"(src|href)=.?https?:", (folder / "report/index.html").read_text())
+    for words in ("no clinical claim", "Failed cells", "exact duplicates", "Provisional", "Memorising"):
+        assert words in page.text
+    assert "classify of busi, arm mixed" in page.text
+
+
+def test_nothing_prints_nan_and_everything_is_escaped(folder: Path) -> None:
+    page = parsed(folder / "report/index.html")
+    assert not re.search(r"\b(nan|None|NaT|inf)\b|<NA>", page.text)
+    assert "<b>x" in page.text and "<b>" not in (folder / "report/index.html").read_text()
+    for file in sorted((folder / "report/tables").iterdir()):
+        text = file.read_text()
+        assert text and not re.search(r"\b(nan|None|NaN)\b|<NA>", text), file.name
+        assert file.suffix != ".md" or "<b>" not in text
+
+
+def test_every_table_and_figure_is_there(folder: Path) -> None:
+    tables = {path.name for path in (folder / "report/tables").iterdir()}
+    figures = {path.name for path in (folder / "report/figures").iterdir()}
+    assert tables == {f"{name}.{kind}" for name in TABLES for kind in ("csv", "md", "tex")}
+    assert figures == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf", "svg")}
+    svg = (folder / "report/figures/differences.svg").read_text()
+    assert "augury figure differences made-up" in svg and "<dc:date>" not in svg
+    assert b"augury figure differences" in (folder / "report/figures/differences.png").read_bytes()
+
+
+def test_the_same_results_give_the_same_bytes(folder: Path, results: Results, tmp_path: Path) -> None:
+    render(results, tmp_path)
+    for path in sorted(folder.rglob("*.*")):
+        assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes(), path.name
+
+
+def test_an_empty_study_says_so(empty: Results, tmp_path: Path) -> None:
+    render(empty, tmp_path)
+    page = parsed(tmp_path / "report/index.html")
+    for words in ("No privacy audit was run", "cannot say if they help", "No times were recorded"):
+        assert words in page.text
+    assert not list((tmp_path / "report").glob("figures/*")) and not re.search(r"\bnan\b", page.text)
+    assert all(draw(name, empty) is None for name in FIGURES)
+
+
+def test_a_study_of_real_data_alone(results: Results, empty: Results, tmp_path: Path) -> None:
+    real = results.table[results.table["arm"] == "real"]
+    render(dataclasses.replace(empty, table=frame(real.to_dict("records")), datasets=results.datasets), tmp_path)
+    assert {path.stem for path in (tmp_path / "report/figures").iterdir()} == {"metric_by_budget"}
+    assert "no contrast" in parsed(tmp_path / "report/index.html").text
+
+
+def test_five_sentences_for_each_outcome(results: Results) -> None:
+    text = answers(results)
+    assert len(text) == 5 and all(sentence.endswith(".") for sentence in text)
+    outcomes = {
+        "helped": "raised AUROC",
+        "harmed": "they did harm",
+        "equivalent": "a tie",
+        "undecided": "decides nothing",
+    }
+    claims = results.claims[results.claims["dataset"] == "busi"]
+    for verdict, words in outcomes.items():
+        sentence = answers(dataclasses.replace(results, claims=claims.assign(verdict=verdict)))[0]
+        assert words in sentence and "three seeds" in sentence and "27 real images" in sentence
+        assert "duplicates of the same real images" in sentence
+
+
+def test_exposure_is_told(results: Results) -> None:
+    assert "no run limited it" in answers(results)[4]
+    mine = results.claims[(results.claims["dataset"] == "busi") & (results.claims["budget"] == 0.01)]
+    limited = mine[(mine["arm"] == "augmented") & (mine["generator"] == "generalist")].assign(
+        exposure="budget", claim=False, family=""
+    )
+    claims = pd.concat([mine, limited])
+    assert "limited to the classifier's own 27 the gain was" in answers(dataclasses.replace(results, claims=claims))[4]
+
+
+def test_one_seed_has_the_patients_interval_and_says_so(results: Results) -> None:
+    rows = results.table[(results.table["stage"] == "classify") & (results.table["seed"] == 0)]
+    rows = rows[(rows["metric"] == "auroc") & (rows["dataset"] == "busi")]
+
+    def load(cell: str) -> dict[str, object]:
+        probabilities = [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]]
+        return {"labels": [0, 0, 1, 1], "probabilities": probabilities, "groups": None, "task": "multiclass"}
+
+    claims = contrasts(rows, load, results.study)
+    table = join(rows, frame(pooled_rows(rows, load)))
+    one = dataclasses.replace(results, claims=claims, table=table)
+    sentence = answers(one)[0]
+    assert "one seed" in sentence and "one trained generator supports no claim" in sentence
+
+
+def test_tables_in_words(tmp_path: Path) -> None:
+    columns = ["dataset", "auroc", "auroc_low", "auroc_high", "budget", "variant"]
+    rows = [["a_b|c", 0.91234, 0.9, 0.92, 0.01, ""], ["d", None, None, None, 1.0, ""]]
+    table = pd.DataFrame(rows, columns=columns)
+    cells = printed(table)
+    assert cells.headings == ["data set", "AUROC (95 %)", "budget"]
+    assert cells.rows == [["a_b|c", "0.912 (0.900 to 0.920)", "1\u00a0%"], ["d", "–", "100\u00a0%"]]
+    assert "a_b\\|c" in markdown(cells) and r"a\_b|c" in latex(cells) and r"1~\%" in latex(cells)
+    assert r"\toprule" in latex(cells) and "--" in latex(cells)
+    paths = write_table(table, tmp_path, "t")
+    assert paths[0].read_text().splitlines()[2] == "d,,,,1.0,"
+
+
+def test_the_best_is_bold(results: Results) -> None:
+    table = TABLES["utility"](results)
+    text = markdown(printed(table))
+    assert text.count("**") == 2 * len(table.groupby(["dataset", "budget"]))
