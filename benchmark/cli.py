@@ -1,6 +1,7 @@
 """The command line, `augury`. Nothing heavy is imported before a command needs it."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,21 +63,25 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the app; every refusal is one line on stderr and exit code 2, whoever raised it."""
-    import click
-
     from benchmark.cache import BadInput
 
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `augury data list | head` ends quietly
+    # Typer carries its own copy of click, so the base class of its errors is found through a public one.
+    usage = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     command: Any = typer.main.get_command(app)
     try:
         code = command.main(standalone_mode=False)
     except BadInput as error:
         code = _refuse(str(error), 1 if type(error).__name__ == "Leak" else 2)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        code = 0
-    except click.ClickException as error:
-        code = _refuse(error.format_message(), 2)
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except usage as error:
+        message: str = error.format_message()  # type: ignore[attr-defined]
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(message)
+            code = 0
+        else:
+            code = _refuse(f"{message} (given: {' '.join(sys.argv[1:])})", 2)
+    except (typer.Abort, KeyboardInterrupt):
         code = _refuse("stopped; the same command goes on from here", 130)
     except OSError as error:
         code = _refuse(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 2)

@@ -101,7 +101,7 @@ def _chosen(probabilities: Probabilities, task: str) -> Truth:
 
 def _single(truth: Truth, probabilities: Probabilities) -> dict[str, float]:
     chosen = _chosen(probabilities, "multiclass")
-    right = (truth & chosen).any(1)
+    right = np.asarray((truth & chosen).any(1))
     hits, present = (truth & chosen).sum(0), truth.any(0)
     f1 = 2 * hits / np.maximum(truth.sum(0) + chosen.sum(0), 1)
     assigned = np.clip(probabilities[truth], SMALLEST, 1)
@@ -117,7 +117,7 @@ def _single(truth: Truth, probabilities: Probabilities) -> dict[str, float]:
 
 def _multilabel(truth: Truth, probabilities: Probabilities) -> dict[str, float]:
     chosen = _chosen(probabilities, "multilabel")
-    right, confidence = truth == chosen, np.maximum(probabilities, 1 - probabilities)
+    right, confidence = np.asarray(truth == chosen), np.maximum(probabilities, 1 - probabilities)
     hits, positives, rejects = (truth & chosen).sum(0), truth.sum(0), (~truth & ~chosen).sum(0)
     both = (positives > 0) & (positives < len(truth))
     balanced = (hits[both] / positives[both] + rejects[both] / (len(truth) - positives[both])) / 2

@@ -41,7 +41,7 @@ def copies(images: Images, labels: Labels, counts: Labels, seed: int) -> tuple[I
     def draw(members: Images, count: int, rng: np.random.Generator) -> Images:
         rounds = -(-count // len(members))
         rows = np.concatenate([rng.permutation(len(members)) for _ in range(rounds)])
-        return members[rows[:count]]
+        return np.asarray(members[rows[:count]])
 
     return _by_class(images, labels, counts, seed, draw)
 
@@ -85,7 +85,7 @@ def _by_class(
         members = images[labels == label]
         if not len(members):
             raise ValueError(f"{counts[label]} images of class {label} asked for, but no image given has that class")
-        made.append(draw(members, int(counts[label]), np.random.default_rng([seed, label])))
+        made.append(draw(members, int(counts[label]), np.random.default_rng([seed, int(label)])))
     return np.concatenate(made), np.repeat(np.arange(len(counts)), counts).astype(np.int64)
 
 

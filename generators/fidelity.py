@@ -63,9 +63,10 @@ def frechet_distance_from_moments(a: Moments, b: Moments) -> float:
 
 
 def kernel_distance(features_a: Features, features_b: Features, seed: int = 0, subsets: int = 100) -> float:
-    """Unbiased MMD^2 with kernel (x.y/d + 1)^3, features [N, D] and [M, D]; better low, 0 in expectation for equal laws.
+    """Unbiased MMD^2 with kernel (x.y/d + 1)^3 of features [N, D] and [M, D]; better low.
 
-    Mean over subsets of size min(1000, n/2), n the smaller set, drawn without replacement. May be negative.
+    Mean over subsets of size min(1000, n/2), n the smaller set, drawn without replacement. 0 in expectation for
+    equal laws, so it may be negative.
     """
     a, b = _pair(features_a, features_b)
     size = min(1000, min(len(a), len(b)) // 2)
@@ -131,10 +132,10 @@ def scales(side: int) -> int:
 
 
 def ms_ssim(images_a: Images, images_b: Images) -> Floats:
-    """Multi-scale structural similarity of pairs, uint8 [N, H, W, 3] each -> float64 [N] in [0, 1], 1 = the same picture.
+    """Multi-scale structural similarity of pairs, uint8 [N, H, W, 3] each -> float64 [N] in [0, 1], 1 = the same.
 
     Weights renormalised over the scales that fit the smaller side, negative terms clipped to 0, valid windows only
-    (as piq at even sides; an odd side's last row and column are dropped before halving). Mean of the channels.
+    (as piq). Mean of the channels.
     """
     if images_a.shape != images_b.shape or images_a.ndim != 4 or images_a.dtype != np.uint8:
         raise ValueError(
@@ -303,7 +304,9 @@ def _gaussian_windows(side: int) -> Floats:
 
 
 def _halve(x: Floats) -> Floats:
-    """Mean of 2 x 2 blocks."""
+    """Mean of 2 x 2 blocks; as piq, an odd side first repeats its first row or column."""
+    odd = max(x.shape[2] % 2, x.shape[3] % 2)
+    x = np.pad(x, ((0, 0), (0, 0), (odd, 0), (odd, 0)), mode="edge")
     n, channels, height, width = x.shape
     x = x[:, :, : height // 2 * 2, : width // 2 * 2]
     return np.asarray(x.reshape(n, channels, height // 2, 2, width // 2, 2).mean((3, 5)))

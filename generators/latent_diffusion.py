@@ -23,7 +23,8 @@ def tokenizer() -> Any:
 
 
 def small_pipeline(vae: Any, resolution: int, channels: tuple[int, ...], width: int, seed: int) -> Pipeline:
-    """An untrained StableDiffusionPipeline: U-Net of `channels`, two-layer CLIP text encoder of `width`.
+    """An untrained StableDiffusionPipeline: U-Net of `channels`, attention at its coarsest level (there it costs least),
+    two-layer CLIP text encoder of `width`.
 
     The initial weights depend on seed alone; the global random state is left as it was.
     """
@@ -52,8 +53,8 @@ def small_pipeline(vae: Any, resolution: int, channels: tuple[int, ...], width: 
             out_channels=4,
             block_out_channels=channels,
             layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D",) * blocks,
-            up_block_types=("CrossAttnUpBlock2D",) * blocks,
+            down_block_types=("DownBlock2D",) * (blocks - 1) + ("CrossAttnDownBlock2D",),
+            up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (blocks - 1),
             cross_attention_dim=width,
             attention_head_dim=4,
             norm_num_groups=16,

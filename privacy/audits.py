@@ -8,131 +8,145 @@ from scipy.stats import betabinom, false_discovery_control
 
 Distances = NDArray[np.float64]
 Rows = NDArray[np.int64]
-LEVEL = 0.01
 FLIPS = 1000
+RESAMPLES = 1000
+DEPTH = 64  # nearest patients kept: all are missing from a resample once in e^64
 
 
 def control_rank(n: int) -> int:
-    """k: the threshold is the k-th smallest control distance, floor(0.01 (n + 1)), at least 1."""
+    """k: the threshold is the k-th smallest of n control values, k = floor(0.01 (n + 1)), at least 1."""
     if n < 1:
-        raise ValueError("no held-out control image given; at least one is needed")
-    return max(1, int(LEVEL * (n + 1) + 1e-9))
+        raise ValueError(f"{n} control values given; at least one held-out image is needed")
+    return max(1, (n + 1) // 100)
 
 
-def query_control(synthetic: Distances, control: Distances) -> dict[str, Any]:
-    """Compare distances of m synthetic images [m] with those of n held-out ones [n] to the same bank.
+def control_threshold(control: Distances) -> float:
+    """t, flagged is <= t: the k-th smallest control value float64 [n].
 
-    Returns level k/(n+1), threshold t (k-th smallest control), flagged F, share F/m, p_value P(F' >= F) under
-    F' ~ BetaBinomial(m, k, n+1-k), excess (F/m - p0)/(1 - p0) with its 95 % interval low, high (inverting the law),
-    conformal float64 [m] p-values and called bool [m] (Benjamini-Hochberg at 10 %).
+    Where ties put more than k controls at or below it, the next number below: the law stays valid, on the safe side.
     """
-    m, n = len(synthetic), len(control)
-    if m < 1:
-        raise ValueError("no synthetic image given; at least one is needed")
+    _finite("control", control)
+    k = control_rank(len(control))
+    t = float(np.sort(control)[k - 1])
+    return t if (control <= t).sum() == k else float(np.nextafter(t, -np.inf))
+
+
+def query_control(synthetic_distances: Distances, control_distances: Distances) -> dict[str, Any]:
+    """Compare distances of m synthetic images [m] with those of n held-out ones [n], one a patient, to the same bank.
+
+    Returns k, level p0 = k/(n + 1), threshold t, flagged F = how many lie at or below t, share F/m, p_value P(F' >= F)
+    under F' ~ BetaBinomial(m, k, n + 1 - k), excess (F/m - p0)/(1 - p0) cut at 0 with its 95 % interval low, high,
+    conformal p-values float64 [m] and called bool [m] (Benjamini-Hochberg at 10 %).
+    """
+    _finite("synthetic", synthetic_distances)
+    t = control_threshold(control_distances)
+    m, n = len(synthetic_distances), len(control_distances)
     k = control_rank(n)
-    level, threshold = k / (n + 1), float(np.sort(control)[k - 1])
-    flagged = int((synthetic <= threshold).sum())
-    conformal = (1 + np.searchsorted(np.sort(control), synthetic, side="right")) / (n + 1)
+    level, flagged = k / (n + 1), int((synthetic_distances <= t).sum())
+    nearer = np.searchsorted(np.sort(control_distances), synthetic_distances, side="right")
+    conformal = (1 + nearer) / (n + 1)
     low, high = excess_interval(flagged, m, k, n)
     return {
-        "k": k,
-        "level": level,
-        "threshold": threshold,
-        "flagged": flagged,
-        "share": flagged / m,
+        "k": k, "level": level, "threshold": t, "flagged": flagged, "share": flagged / m,
         "p_value": float(betabinom.sf(flagged - 1, m, k, n + 1 - k)),
-        "excess": max(0.0, (flagged / m - level) / (1 - level)),
-        "low": low,
-        "high": high,
-        "conformal": conformal,
-        "called": false_discovery_control(conformal) <= 0.1,
-    }
+        "excess": max(0.0, (flagged / m - level) / (1 - level)), "low": low, "high": high,
+        "conformal": conformal, "called": false_discovery_control(conformal) <= 0.1,
+    }  # fmt: skip
 
 
 def excess_interval(flagged: int, m: int, k: int, n: int) -> tuple[float, float]:
-    """95 % interval of the share of copies: all c for which both tails of F' = c + BetaBinomial(m - c, k, n + 1 - k)
-    exceed 2.5 %, divided by m; covers 96 to 100 %."""
+    """95 % interval of the share of copies among m images: all c for which both tails of
+    F' = c + BetaBinomial(m - c, k, n + 1 - k) exceed 2.5 %, divided by m; covers 96 to 100 %.
+
+    (0, 0) where even c = 0 expects more flagged images than there are.
+    """
     c = np.arange(flagged + 1)
     upper = betabinom.sf(flagged - c - 1, m - c, k, n + 1 - k)
     lower = betabinom.cdf(flagged - c, m - c, k, n + 1 - k)
     kept = c[(upper > 0.025) & (lower > 0.025)]
-    if not len(kept):
-        return flagged / m, flagged / m
-    return float(kept[0] / m), float(kept[-1] / m)
+    return (float(kept[0] / m), float(kept[-1] / m)) if len(kept) else (0.0, 0.0)
 
 
 def control_patients(groups: list[str], seed: int) -> Rows:
-    """One random image a patient, ascending rows int64."""
+    """One random image a patient: rows int64, ascending."""
     order = np.random.default_rng(seed).permutation(len(groups))
     _, first = np.unique(np.array(groups)[order], return_index=True)
     return np.sort(order[first])
 
 
 def matched_bank(train_labels: Rows, train_groups: list[str], heldout_labels: Rows, seed: int) -> Rows:
-    """Rows of train, whole patients, of about the held-out's size and class mix: patients in random order are taken
-    while their class still lacks images."""
-    wanted = dict(zip(*(part.tolist() for part in np.unique(heldout_labels, return_counts=True)), strict=True))
-    members: dict[str, list[int]] = {}
-    for row, name in enumerate(train_groups):
-        members.setdefault(name, []).append(row)
-    names = sorted(members)
-    taken: list[int] = []
-    for i in np.random.default_rng(seed).permutation(len(names)):
-        rows = members[names[i]]
-        label = int(train_labels[rows[0]])
-        if wanted.get(label, 0) > 0:
-            wanted[label] -= len(rows)
-            taken += rows
-    return np.sort(np.array(taken, np.int64))
+    """Rows of train int64, ascending, of the held-out's size and class mix; labels int64 [N] and [H].
+
+    Patients in random order give their images of each class that is still lacking, so that all but the last ones of
+    a class are whole. Where train has fewer of a class, all of them: then match the held-out bank to these in turn.
+    """
+    if len(train_labels) != len(train_groups):
+        raise ValueError(f"{len(train_labels)} labels and {len(train_groups)} patients given; one of each an image")
+    _, patient = np.unique(np.array(train_groups), return_inverse=True)
+    rank = np.random.default_rng(seed).permutation(int(patient.max(initial=-1)) + 1)
+    order = np.argsort(rank[patient], kind="stable")
+    taken = []
+    for label, count in zip(*np.unique(heldout_labels, return_counts=True), strict=True):
+        taken.append(order[train_labels[order] == label][:count])
+    return np.sort(np.concatenate([np.zeros(0, np.int64), *taken]))
 
 
 def bank_control(
-    train: NDArray[np.floating], train_groups: list[str],
-    heldout: NDArray[np.floating], heldout_groups: list[str], seed: int,
+    distances_train: NDArray[np.floating], groups_train: list[str],
+    distances_heldout: NDArray[np.floating], groups_heldout: list[str], seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Are synthetic images nearer to the training bank than to an exchangeable held-out bank?
 
-    Distances [M, N_train] and [M, N_heldout] to two banks of equal size. share: of images with d_train < d_heldout,
-    ties half (1/2 if nothing was learnt of individuals), ± 1.96 SD over resampled patients of both banks, cut to
-    [0, 1]; p_value, one-sided: the coin is flipped again over all patients 1,000 times; ratio float64 [M] =
-    d_train/d_heldout.
+    Distances [M, N_train] and [M, N_heldout] to two banks of equal size and class mix, and the patient of each bank
+    image. share: of images with d_train < d_heldout, ties half; 1/2 if nothing was learnt of individuals. low, high:
+    share ± 1.96 SD over resampled patients of both banks, cut to [0, 1]. p_value: exact, one-sided, the coin is
+    flipped again over the patients of both banks 1,000 times. ratio float64 [M]: d_train / d_heldout.
     """
-    a, b = _by_patient(train, train_groups), _by_patient(heldout, heldout_groups)
-    d_train, d_heldout = a.min(1), b.min(1)
+    if len(distances_train) != len(distances_heldout):
+        raise ValueError(
+            f"{len(distances_train)} and {len(distances_heldout)} images given; both banks need the same ones"
+        )
+    _finite("train", distances_train)
+    _finite("held-out", distances_heldout)
+    train, heldout = _by_patient(distances_train, groups_train), _by_patient(distances_heldout, groups_heldout)
+    d_train, d_heldout = train.min(1), heldout.min(1)
     share = _share(d_train, d_heldout)
     rng = np.random.default_rng(seed)
-    resampled = [
-        _share(
-            a[:, rng.integers(0, a.shape[1], a.shape[1])].min(1),
-            b[:, rng.integers(0, b.shape[1], b.shape[1])].min(1),
-        )
-        for _ in range(200)
-    ]
-    both, count = np.concatenate([a, b], 1), a.shape[1]
-    flips = []
-    for _ in range(FLIPS):
-        order = rng.permutation(both.shape[1])
-        flips.append(_share(both[:, order[:count]].min(1), both[:, order[count:]].min(1)))
-    error = 1.96 * float(np.std(resampled, ddof=1))
+    near_train, near_heldout = _resampled(train, rng), _resampled(heldout, rng)
+    spread = np.std([_share(next(near_train), next(near_heldout)) for _ in range(RESAMPLES)], ddof=1)
+    flips = _flipped_shares(np.concatenate([train, heldout], 1), train.shape[1], rng)
     return {
         "share": share,
-        "low": max(0.0, share - error),
-        "high": min(1.0, share + error),
-        "p_value": (1 + int((np.array(flips) >= share).sum())) / (FLIPS + 1),
-        "ratio": d_train / np.maximum(d_heldout, 1e-12),
+        "low": max(0.0, share - 1.96 * float(spread)),
+        "high": min(1.0, share + 1.96 * float(spread)),
+        "p_value": (1 + int((flips >= share - 1e-9).sum())) / (FLIPS + 1),
+        "ratio": distance_ratio(d_train, d_heldout),
     }
 
 
+def distance_ratio(d_train: NDArray[np.floating], d_heldout: NDArray[np.floating]) -> Distances:
+    """d_train / d_heldout, float64 [M]; 0/0, a copy of an image in both banks, is 1."""
+    safe = np.where(d_heldout > 0, d_heldout, 1)
+    return np.where(d_heldout > 0, d_train / safe, np.where(d_train > 0, np.inf, 1.0)).astype(np.float64)
+
+
 def call_copies(flagged: NDArray[np.bool_], ratio: Distances, control_ratio: Distances) -> NDArray[np.bool_]:
-    """A copy needs both: below the query control's threshold, and a ratio d_train/d_heldout in the lowest 1 % of the
-    held-out queries' own, by the same k rule. bool [M]."""
-    limit = np.sort(control_ratio)[control_rank(len(control_ratio)) - 1]
-    return np.asarray(flagged & (ratio <= limit))
+    """A copy needs both: below the query control's threshold (flagged bool [M]), and a ratio d_train/d_heldout [M] in
+    the lowest 1 % of the held-out queries' own [n], by the same k rule. bool [M]."""
+    if len(flagged) != len(ratio):
+        raise ValueError(f"{len(flagged)} flags and {len(ratio)} ratios given; one of each a synthetic image")
+    return np.asarray(flagged & (ratio <= control_threshold(control_ratio)))
 
 
-def adaptive_ratio(distances: Distances, alpha: float = 0.5) -> Distances:
-    """Distances [M, n] of each image's n nearest, ascending -> d_1 / (alpha mean d), low only when one stands out."""
-    return np.asarray(distances[:, 0] / np.maximum(alpha * distances.mean(1), 1e-12))
+def adaptive_ratio(neighbour_distances: Distances, alpha: float = 0.5) -> Distances:
+    """Distances [Q, n] of each image's n = 50 nearest, ascending -> d_1 / (alpha mean d), float64 [Q] in [0, 1/alpha];
+    low only when one neighbour stands out; 1/alpha where all distances are 0 (Carlini 2023)."""
+    if neighbour_distances.ndim != 2 or not neighbour_distances.size or alpha <= 0:
+        raise ValueError(
+            f"distances {neighbour_distances.shape}, alpha {alpha} given; expected [Q, n] and alpha above 0"
+        )
+    mean = neighbour_distances.mean(1)
+    return np.where(mean > 0, neighbour_distances[:, 0] / np.where(mean > 0, mean, 1), 1.0) / alpha
 
 
 def _share(d_train: NDArray[np.floating], d_heldout: NDArray[np.floating]) -> float:
@@ -141,6 +155,39 @@ def _share(d_train: NDArray[np.floating], d_heldout: NDArray[np.floating]) -> fl
 
 def _by_patient(distances: NDArray[np.floating], groups: list[str]) -> Distances:
     """Distance to each patient [M, patients]: to the nearest of its images."""
-    order = np.argsort(np.array(groups), kind="stable")
-    _, starts = np.unique(np.array(groups)[order], return_index=True)
+    if distances.ndim != 2 or not distances.size or distances.shape[1] != len(groups):
+        raise ValueError(
+            f"distances {distances.shape} and {len(groups)} patients given; expected [M, N] and N, above 0"
+        )
+    names = np.array(groups)
+    order = np.argsort(names, kind="stable")
+    _, starts = np.unique(names[order], return_index=True)
     return np.asarray(np.minimum.reduceat(distances[:, order], starts, axis=1), np.float64)
+
+
+def _resampled(by_patient: Distances, rng: np.random.Generator) -> Any:
+    """Yields distances [M] to the nearest of as many patients, drawn with replacement, for ever."""
+    patients = by_patient.shape[1]
+    order = np.argsort(by_patient, axis=1)[:, :DEPTH]
+    nearest = np.take_along_axis(by_patient, order, 1)
+    while True:
+        present = np.zeros(patients, bool)
+        present[rng.integers(0, patients, patients)] = True
+        first = present[order].argmax(1)
+        yield nearest[np.arange(len(nearest)), first]
+
+
+def _flipped_shares(both: Distances, count: int, rng: np.random.Generator) -> Distances:
+    """The share under 1,000 new coins, `count` patients in train: the nearest patient stays, its side changes."""
+    nearest = (both == both.min(1, keepdims=True)).astype(np.float32)
+    coins = np.zeros((both.shape[1], FLIPS), np.float32)
+    for flip in range(FLIPS):
+        coins[rng.permutation(both.shape[1])[:count], flip] = 1
+    in_train = nearest @ coins  # how many of the equally near patients
+    tied = nearest.sum(1, keepdims=True)
+    return np.asarray(np.where(in_train == 0, 0, np.where(in_train == tied, 1, 0.5)).mean(0), np.float64)
+
+
+def _finite(name: str, values: NDArray[np.floating]) -> None:
+    if not values.size or np.isnan(values).any():
+        raise ValueError(f"{name} distances of shape {values.shape} given; at least one, and none NaN, is needed")

@@ -1,96 +1,201 @@
-"""Exact nearest neighbours: whole images by their worst tile, and tiles among all patches of a bank."""
+"""Exact nearest neighbours: whole images by their worst tile, and tiles among all patches of a bank.
+
+Distances are root mean squares of images scaled to [0, 1]. They are computed on grey levels less 128: products of
+such whole numbers, summed over at most 1,024 of them, stay below 2^24 and are exact in float32 in any order. So a
+matrix product gives the very sum of squared differences, a copy has distance exactly 0, and no rounding can hide it.
+"""
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.patches import GRID, is_grey, patches, tile_starts, tiles
+from privacy.patches import GRID, cut_patches, cut_tiles, is_grey, patch_starts, tile_starts
 
 Images = NDArray[np.uint8]
 Distances = NDArray[np.float64]
 Rows = NDArray[np.int64]
-ROUNDING = 2e-3  # more than the rounding of an RMS in [0, 1] taken from a float32 matrix product
-BLOCK = 256  # queries at a time
-SHARD = 2**27  # floats of bank patches at a time
+Levels = NDArray[np.float32]  # whole numbers -128 to 127
+Exclude = tuple[list[str], list[str]]  # the patient of each query and of each bank image
+
+EXACT = 1024  # products whose sum is exact in float32
+QUERIES, BANK = 256, 2048  # images at a time
+SHARD = 2**24  # floats of bank patches at a time, 64 MiB
+ANSWERS = 2**21  # neighbours asked for at a time
+NEVER = np.iinfo(np.int64).max
+FLAT = 4 / 255  # tiles with a smaller standard deviation match anything
 
 
-def tile_max_matrix(queries: Images, bank: Images) -> NDArray[np.float32]:
-    """d(a, b) = max over 16 tiles of the tile's RMS difference, float32 [Q, B], by one matrix product a tile.
+def tile_max_matrix(queries: Images, bank: Images) -> Distances:
+    """d(a, b) = max over 16 tiles of the tile's RMS difference, in [0, 1], float64 [Q, B]; exact.
 
-    Rounding may hide a copy (up to 5e-4); `tile_max_neighbours` is exact.
+    queries uint8 [Q, S, S, 3], bank uint8 [B, S, S, 3].
     """
     queries, bank = _channels(queries, bank)
-    a, b = tiles(queries), tiles(bank)
-    worst = np.zeros((len(a), len(b)), np.float32)
-    for t in range(a.shape[1]):
-        x, y = np.ascontiguousarray(a[:, t]), np.ascontiguousarray(b[:, t])
-        square = np.square(x).sum(1)[:, None] + np.square(y).sum(1)[None, :] - 2 * (x @ y.T)
-        np.maximum(worst, square / x.shape[1], out=worst)
-    return np.sqrt(np.maximum(worst, 0))
+    out = np.empty((len(queries), len(bank)))
+    for part, there in _blocks(len(queries), len(bank)):
+        out[part, there] = _worst_tile(queries[part], bank[there])
+    return _rms(out, queries.shape)
 
 
-def tile_max_neighbours(queries: Images, bank: Images, k: int = 1) -> tuple[Distances, Rows]:
-    """The k nearest bank images of each query under tile-max: (distances float64 [Q, k], rows int64 [Q, k]).
+def tile_max_neighbours(
+    queries: Images, bank: Images, k: int = 1, exclude: Exclude | None = None
+) -> tuple[Distances, Rows]:
+    """The k nearest bank images of each query under `tile_max_matrix`: distances float64 [Q, k], rows int64 [Q, k].
 
-    After Carlini 2023 (arXiv 2301.13188). Candidates within rounding of the k-th are compared by subtraction, so that
-    an exact copy has distance exactly 0 and the answer is the true one.
+    Nearest first, ties by row (after Carlini 2023, arXiv 2301.13188). exclude = (patients of the queries, patients
+    of the bank): images of a query's own patient are left out.
     """
-    if not 1 <= k <= len(bank):
-        raise ValueError(f"k = {k} given; allowed: 1 to {len(bank)}, the images in the bank")
+    own = _own(exclude, len(queries), len(bank))
+    _enough(own, len(queries), len(bank), k)
     queries, bank = _channels(queries, bank)
-    bank_tiles = tiles(bank)
-    distances, rows = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
-    for start in range(0, len(queries), BLOCK):
-        block = queries[start : start + BLOCK]
-        rough, query_tiles = tile_max_matrix(block, bank), tiles(block)
-        limit = np.partition(rough, k - 1, axis=1)[:, k - 1] + 2 * ROUNDING
-        for i in range(len(block)):
-            candidates = np.flatnonzero(rough[i] <= limit[i])
-            exact = _tile_max(query_tiles[i], bank_tiles[candidates])
-            best = np.lexsort((candidates, exact))[:k]
-            distances[start + i], rows[start + i] = exact[best], candidates[best]
-    return distances, rows
+    best = np.full((len(queries), k), NEVER)  # squared sum * B + row: one whole number orders both
+    for part, there in _blocks(len(queries), len(bank)):
+        keys = _worst_tile(queries[part], bank[there]).astype(np.int64) * len(bank)
+        keys += np.arange(len(bank))[there]
+        if own is not None:
+            keys[own[0][part, None] == own[1][None, there]] = NEVER
+        best[part] = np.partition(np.concatenate([best[part], keys], 1), k - 1, axis=1)[:, :k]
+    best.sort(axis=1)
+    return _rms((best // len(bank)).astype(np.float64), queries.shape), best % len(bank)
 
 
 def patch_neighbours(
-    queries: Images, bank: Images, stride: int | None = None, closest: int = 4
+    queries: Images, bank: Images, stride: int | None = None, closest: int = 4, exclude: Exclude | None = None
 ) -> tuple[Distances, Rows, Distances]:
-    """Search each query's 16 tiles among all bank patches cut at `stride` pixels (default a quarter of a tile).
+    """Search each of a query's 16 tiles among all bank patches cut at `stride` pixels (default a quarter of a tile).
 
-    Exact L2 search by FAISS, the nearest re-measured by subtraction. Returns the image score float64 [Q] (mean RMS
-    of its `closest` best-matching tiles), the bank image of the best tile int64 [Q], and all tile distances [Q, 16].
+    Exact L2 search by FAISS, the found ones measured again by subtraction: finds a copied region even if it moved.
+    Returns the image score float64 [Q] = mean RMS of the `closest` tiles, the bank image that holds most of these
+    int64 [Q] (equally many: the closest), and the RMS of every tile float64 [Q, 16]. Flat tiles (standard deviation
+    below 4/255: black corners) match anything and do not compete while `closest` others do. exclude: as above.
+    """
+    if not 1 <= closest <= GRID * GRID:
+        raise ValueError(f"closest = {closest} given; allowed: 1 to {GRID * GRID}")
+    own = _own(exclude, len(queries), len(bank))
+    _enough(own, len(queries), len(bank), 1)
+    queries, bank = _channels(queries, bank)
+    tile = tile_starts(queries.shape[1])[1]
+    stride = max(1, round(tile / GRID)) if stride is None else stride
+    cut = cut_tiles(queries)
+    best, owner = _best_patches(_levels(cut).reshape(-1, cut.shape[2]), bank, tile, stride, own)
+    by_tile = np.sqrt(best / cut.shape[2]).reshape(len(queries), -1) / 255
+    return *_image_scores(by_tile, owner.reshape(by_tile.shape), cut.std(2) / 255, closest), by_tile
+
+
+def _best_patches(
+    flat: Levels, bank: Images, tile: int, stride: int, own: tuple[Rows, Rows] | None
+) -> tuple[Distances, Rows]:
+    """Of each query tile [Q * 16, P]: squared distance to its nearest bank patch and that patch's image."""
+    per_image = len(patch_starts(bank.shape[1], tile, stride)) ** 2
+    size = max(1, SHARD // (per_image * flat.shape[1]))
+    best, owner = np.full(len(flat), np.inf), np.full(len(flat), -1, np.int64)
+    patient = None if own is None else np.repeat(own[0], GRID * GRID)
+    for start in range(0, len(bank), size):
+        cut = cut_patches(bank[start : start + size], tile, stride)
+        banned = None if own is None else np.repeat(own[1][start : start + size], per_image)
+        squares, found = _search(flat, _levels(cut).reshape(-1, flat.shape[1]), patient, banned)
+        closer = squares < best
+        best[closer], owner[closer] = squares[closer], start + found[closer] // per_image
+    return best, owner
+
+
+def _search(flat: Levels, vectors: Levels, patient: Rows | None, banned: Rows | None) -> tuple[Distances, Rows]:
+    """Nearest allowed vector of each row, exactly: squared distance (inf where none is allowed) and its place.
+
+    More neighbours are asked for until the last of them is further away than the best allowed one by more than
+    FAISS can round.
     """
     import faiss
 
-    queries, bank = _channels(queries, bank)
-    height, width = tile_starts(queries.shape[1])[1], tile_starts(queries.shape[2])[1]
-    step = stride or max(1, height // GRID)
-    flat = tiles(queries).reshape(len(queries) * GRID * GRID, -1)
-    best = np.full(len(flat), np.inf)
-    owner = np.zeros(len(flat), np.int64)
-    per_image = patches(bank[:1], height, width, step).shape[1]
-    shard = max(1, SHARD // (per_image * flat.shape[1]))
-    for start in range(0, len(bank), shard):
-        cut = patches(bank[start : start + shard], height, width, step)
-        vectors = cut.reshape(-1, flat.shape[1])
-        index = faiss.IndexFlatL2(vectors.shape[1])
-        index.add(vectors)
-        _, found = index.search(np.ascontiguousarray(flat), min(4, len(vectors)))
-        exact = np.sqrt(np.square(flat[:, None].astype(np.float64) - vectors[found]).mean(2))
-        nearest = exact.argmin(1)
-        value = exact[np.arange(len(flat)), nearest]
-        closer = value < best
-        best[closer] = value[closer]
-        owner[closer] = start + found[np.arange(len(flat)), nearest][closer] // per_image
-    by_tile = best.reshape(len(queries), -1)
-    first = by_tile.argmin(1)
-    score = np.sort(by_tile, axis=1)[:, :closest].mean(1)
-    return score, owner.reshape(len(queries), -1)[np.arange(len(queries)), first], by_tile
+    index = faiss.IndexFlatL2(vectors.shape[1])
+    index.add(vectors)
+    best, place = np.full(len(flat), np.inf), np.full(len(flat), -1, np.int64)
+    slack = _faiss_rounding(vectors.shape[1])
+    k = min(len(vectors), 1 if slack == 0 else 4)
+    pending = np.arange(len(flat))
+    while len(pending):
+        unproven = []
+        for rows in np.array_split(pending, -(-len(pending) * k // ANSWERS)):
+            rough, found = index.search(np.ascontiguousarray(flat[rows]), k)
+            squares = _subtract(flat[rows], vectors, found)
+            if patient is not None and banned is not None:
+                squares[banned[found] == patient[rows, None]] = np.inf
+            first = squares.argmin(1)[:, None]
+            best[rows] = np.take_along_axis(squares, first, 1)[:, 0]
+            place[rows] = np.take_along_axis(found, first, 1)[:, 0]
+            unproven.append(rows[(rough[:, -1] < best[rows] + slack) & (k < len(vectors))])
+        pending, k = np.concatenate(unproven), min(len(vectors), 4 * k)
+    return best, place
+
+
+def _faiss_rounding(size: int) -> float:
+    """How far FAISS's |x|^2 + |y|^2 - 2 x.y in float32 may be from the truth, for levels of `size` dimensions.
+
+    0 up to 256: no sum exceeds size * 2^16 <= 2^24. Above, the standard bound on three sums and their total.
+    """
+    unit = 2.0**-24
+    return 0.0 if size <= 256 else 4 * (size + 3) * unit * size * 2.0**14
+
+
+def _subtract(flat: Levels, vectors: Levels, found: Rows) -> Distances:
+    """Squared distance of row i to vectors found[i], float64 [n, k], exact; in blocks."""
+    out = np.empty(found.shape)
+    step = max(1, SHARD // 4 // (found.shape[1] * flat.shape[1]))
+    for start in range(0, len(flat), step):
+        part = slice(start, start + step)
+        difference = flat[part, None] - vectors[found[part]]
+        out[part] = np.square(difference, out=difference).sum(2, dtype=np.float64)
+    return out
+
+
+def _image_scores(by_tile: Distances, owner: Rows, contrast: Distances, closest: int) -> tuple[Distances, Rows]:
+    most = np.sort(contrast, axis=1)[:, [-closest]]
+    competing = np.where((contrast >= FLAT) | (contrast >= most), by_tile, np.inf)
+    order = np.argsort(competing, axis=1, kind="stable")[:, :closest]
+    owners = np.take_along_axis(owner, order, 1)
+    votes = (owners[:, :, None] == owners[:, None, :]).sum(2)
+    holder = owners[np.arange(len(owners)), votes.argmax(1)]  # the first, that is the closest, of the most frequent
+    return np.take_along_axis(by_tile, order, 1).mean(1), holder
+
+
+def _worst_tile(a: Images, b: Images) -> Distances:
+    """Largest over tiles of the sum of squared differences in grey levels, float64 [a, b], exact whole numbers."""
+    x, y = _levels(cut_tiles(a)), _levels(cut_tiles(b))
+    worst = np.zeros((len(a), len(b)))
+    for t in range(x.shape[1]):
+        np.maximum(worst, _squares(x[:, t], y[:, t]), out=worst)
+    return worst
+
+
+def _squares(x: Levels, y: Levels) -> Distances:
+    product = np.zeros((len(x), len(y)))
+    for start in range(0, x.shape[1], EXACT):
+        product += x[:, start : start + EXACT] @ y[:, start : start + EXACT].T
+    norms = (np.square(z).sum(1, dtype=np.float64) for z in (x, y))
+    return np.asarray(next(norms)[:, None] + next(norms) - 2 * product)
+
+
+def _levels(cut: Images) -> Levels:
+    return cut.astype(np.float32) - np.float32(128)
+
+
+def _rms(squares: Distances, shape: tuple[int, ...]) -> Distances:
+    """Sums of squared grey levels over a tile -> RMS in [0, 1]."""
+    size = tile_starts(shape[1])[1] ** 2 * shape[3]
+    return np.asarray(np.sqrt(squares / size) / 255)
+
+
+def _blocks(queries: int, bank: int) -> Iterator[tuple[slice, slice]]:
+    for there in range(0, bank, BANK):
+        for start in range(0, queries, QUERIES):
+            yield slice(start, start + QUERIES), slice(there, there + BANK)
 
 
 def _channels(queries: Images, bank: Images) -> tuple[Images, Images]:
     """Where everything is grey one channel says all: the RMS over three equal channels is that over one."""
-    if queries.shape[1:] != bank.shape[1:]:
-        raise ValueError(f"queries of {queries.shape[1:]} and a bank of {bank.shape[1:]}; they must be of one size")
+    if queries.ndim != 4 or queries.shape[1:] != bank.shape[1:]:
+        raise ValueError(f"queries {queries.shape} and bank {bank.shape} given; expected [N, S, S, C] of one size")
     if not len(queries) or not len(bank):
         raise ValueError(f"{len(queries)} queries and {len(bank)} bank images given; at least one of each is needed")
     if queries.shape[-1] > 1 and is_grey(queries) and is_grey(bank):
@@ -98,5 +203,23 @@ def _channels(queries: Images, bank: Images) -> tuple[Images, Images]:
     return queries, bank
 
 
-def _tile_max(query: NDArray[np.float32], others: NDArray[np.float32]) -> Distances:
-    return np.asarray(np.sqrt(np.square(others.astype(np.float64) - query).mean(2)).max(1))
+def _own(exclude: Exclude | None, queries: int, bank: int) -> tuple[Rows, Rows] | None:
+    """Patients as whole numbers, of the queries and of the bank."""
+    if exclude is None:
+        return None
+    if (len(exclude[0]), len(exclude[1])) != (queries, bank):
+        raise ValueError(
+            f"exclude names {len(exclude[0])} and {len(exclude[1])} patients for {queries} queries and {bank} bank "
+            "images; one an image is needed"
+        )
+    _, codes = np.unique(np.array([*exclude[0], *exclude[1]]), return_inverse=True)
+    return codes[:queries].astype(np.int64), codes[queries:].astype(np.int64)
+
+
+def _enough(own: tuple[Rows, Rows] | None, queries: int, bank: int, k: int) -> None:
+    left = bank
+    if own is not None and queries:
+        taken = np.bincount(own[1], minlength=int(own[0].max()) + 1)[own[0]]
+        left = bank - int(taken.max())
+    if not 1 <= k <= left:
+        raise ValueError(f"k = {k} neighbours asked for; allowed: 1 to {left}, the bank images that a query may have")

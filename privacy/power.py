@@ -1,4 +1,7 @@
-"""What an audit would find: copies of every kind, planted on purpose."""
+"""What an audit would find: copies of every kind, planted on purpose. PROTOCOL section 4.
+
+The round trip through a generator's autoencoder needs that autoencoder: those images come from the caller.
+"""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -13,6 +16,32 @@ Images = NDArray[np.uint8]
 Plant = Callable[[Images, np.random.Generator], NDArray[Any]]
 
 
+def blended(images: Images, rng: np.random.Generator) -> NDArray[np.floating]:
+    """Half of it and half of another one."""
+    if len(images) < 2:
+        raise ValueError(f"{len(images)} image given; blending needs at least 2")
+    return (images.astype(np.float64) + np.roll(images, 1, axis=0)) / 2
+
+
+def blurred(images: Images, rng: np.random.Generator) -> NDArray[np.floating]:
+    """Gaussian blur with a sigma of one pixel."""
+    return np.asarray(gaussian_filter(images.astype(np.float64), (0, 1, 1, 0)))
+
+
+def brightness(images: Images, rng: np.random.Generator) -> NDArray[np.floating]:
+    """Every level times 1.1, or 0.9 for images with a mean of 140 or more, which would saturate."""
+    factor = np.where(images.mean((1, 2, 3), keepdims=True) < 140, 1.1, 0.9)
+    return images.astype(np.float64) * factor
+
+
+def cropped(images: Images, rng: np.random.Generator) -> Images:
+    """The central seven eighths, enlarged to the old size (bicubic)."""
+    height, width = images.shape[1:3]
+    y, x = max(1, height // 16), max(1, width // 16)
+    pictures = [Image.fromarray(image) for image in np.ascontiguousarray(images[:, y:-y, x:-x])]
+    return np.stack([np.asarray(p.resize((width, height), Image.Resampling.BICUBIC)) for p in pictures])
+
+
 def exact(images: Images, rng: np.random.Generator) -> Images:
     """The image itself."""
     return images
@@ -21,30 +50,6 @@ def exact(images: Images, rng: np.random.Generator) -> Images:
 def flipped(images: Images, rng: np.random.Generator) -> Images:
     """Left and right exchanged."""
     return images[:, :, ::-1]
-
-
-def shifted(images: Images, rng: np.random.Generator) -> Images:
-    """Moved by a sixteenth of the side (at least one pixel) down and right, the edge repeated."""
-    step = max(1, images.shape[1] // 16)
-    return np.pad(images, ((0, 0), (step, 0), (step, 0), (0, 0)), mode="edge")[:, :-step, :-step]
-
-
-def cropped(images: Images, rng: np.random.Generator) -> Images:
-    """The central seven eighths, enlarged to the old side (bicubic)."""
-    side, margin = images.shape[1], max(1, images.shape[1] // 16)
-    cut = images[:, margin : side - margin, margin : side - margin]
-    return np.stack([np.asarray(Image.fromarray(x).resize((side, side), Image.Resampling.BICUBIC)) for x in cut])
-
-
-def brightness(images: Images, rng: np.random.Generator) -> NDArray[Any]:
-    """Every level times 1.1 (0.9 where that would saturate a bright image)."""
-    factor = np.where(images.mean((1, 2, 3), keepdims=True) < 140, 1.1, 0.9)
-    return images * factor
-
-
-def noise(images: Images, rng: np.random.Generator) -> NDArray[Any]:
-    """Gaussian noise with a standard deviation of 8 grey levels."""
-    return images + 8 * rng.standard_normal(images.shape)
 
 
 def jpeg(images: Images, rng: np.random.Generator) -> Images:
@@ -58,14 +63,16 @@ def jpeg(images: Images, rng: np.random.Generator) -> Images:
     return np.stack([press(image) for image in images])
 
 
-def blurred(images: Images, rng: np.random.Generator) -> NDArray[Any]:
-    """Gaussian blur with a sigma of one pixel."""
-    return np.asarray(gaussian_filter(images.astype(np.float64), (0, 1, 1, 0)))
+def noise(images: Images, rng: np.random.Generator) -> NDArray[np.floating]:
+    """Gaussian noise with a standard deviation of 8 grey levels, the same in all channels if they are equal."""
+    grey = bool((images[..., :1] == images).all())
+    return images + 8 * rng.standard_normal((*images.shape[:3], 1 if grey else images.shape[3]))
 
 
-def blended(images: Images, rng: np.random.Generator) -> NDArray[Any]:
-    """Half of it and half of another one."""
-    return (images.astype(np.float64) + np.roll(images, 1, axis=0)) / 2
+def shifted(images: Images, rng: np.random.Generator) -> Images:
+    """Moved by a sixteenth of the side (at least one pixel) down and right, the edge repeated."""
+    y, x = (max(1, side // 16) for side in images.shape[1:3])
+    return np.pad(images, ((0, 0), (y, 0), (x, 0), (0, 0)), mode="edge")[:, :-y, :-x]
 
 
 KINDS: dict[str, Plant] = {
@@ -82,18 +89,20 @@ KINDS: dict[str, Plant] = {
 
 
 def plant(images: Images, kind: str, seed: int) -> Images:
-    """Copies of uint8 images [N, H, W, 3] of one kind of KINDS, uint8 of the same shape."""
+    """Copies of images uint8 [N, H, W, 3] of one kind of KINDS, same shape and dtype."""
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} given; allowed: {', '.join(KINDS)}")
+    if images.ndim != 4 or images.dtype != np.uint8 or not len(images) or min(images.shape[1:3]) < 4:
+        raise ValueError(f"images {images.dtype} {images.shape} given; expected uint8 [N, H, W, 3], N >= 1, H, W >= 4")
     made = KINDS[kind](images, np.random.default_rng(seed))
-    return np.ascontiguousarray(np.clip(np.rint(made), 0, 255).astype(np.uint8))
+    return np.array(np.clip(np.rint(made), 0, 255), np.uint8)
 
 
-def wilson_interval(found: int, n: int) -> tuple[float, float, float]:
-    """Share found/n with its 95 % Wilson score interval (Wilson 1927)."""
-    if n < 1 or not 0 <= found <= n:
-        raise ValueError(f"{found} of {n} given; expected 0 <= found <= n with n of at least 1")
-    z, share = 1.959964, found / n
+def wilson_interval(k: int, n: int) -> tuple[float, float, float]:
+    """(share k/n, low, high): 95 % Wilson score interval (Wilson 1927)."""
+    if n < 1 or not 0 <= k <= n:
+        raise ValueError(f"{k} of {n} given; expected 0 <= k <= n with n of at least 1")
+    z, share = 1.959963984540054, k / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return share, float(max(0.0, centre - half)), float(min(1.0, centre + half))
+    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    return share, max(0.0, centre - half), min(1.0, centre + half)

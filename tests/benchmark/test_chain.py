@@ -1,0 +1,165 @@
+"""The main job end to end on a study of seconds: killed and resumed, in one process and in several, by exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+STUDY = Path(__file__).parent / "tiny.yaml"
+AUGURY = [sys.executable, "-m", "benchmark.cli"]
+
+
+def augury(*arguments: object, home: Path) -> subprocess.CompletedProcess[str]:
+    command = [*AUGURY, *map(str, arguments), "--home", str(home)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=home.parent)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the study run in one process."""
+    home = tmp_path_factory.mktemp("local") / "home"
+    done = augury("run", STUDY, "--backend", "local", home=home)
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the study run by the pool, killed twice on the way."""
+    home = tmp_path_factory.mktemp("pool") / "home"
+    for cells in (4, 30):
+        process = subprocess.Popen(
+            [*AUGURY, "run", str(STUDY), "--home", str(home)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=home.parent,
+        )  # fmt: skip
+        while len(list(home.glob("cells/*/*/cell.json"))) < cells and process.poll() is None:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (home / "tiny" / "results.csv").exists(), "it was killed too late to prove anything"
+    done = augury("run", STUDY, home=home)
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+def test_killed_pool_gives_the_bytes_of_an_undisturbed_process(local: Path, killed: Path) -> None:
+    assert (local / "tiny" / "results.csv").read_bytes() == (killed / "tiny" / "results.csv").read_bytes()
+
+
+def test_second_run_computes_nothing(local: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in local.glob("cells/*/*/*")}
+    done = augury("run", STUDY, home=local)
+    assert done.returncode == 0
+    assert {file: file.stat().st_mtime_ns for file in local.glob("cells/*/*/*")} == before
+    assert "index.html" in done.stdout
+
+
+def test_tidy_table_holds_the_study(local: Path) -> None:
+    table = pd.read_csv(local / "tiny" / "results.csv", keep_default_na=False)
+    assert set(table["status"]) == {"ok"}
+    assert set(table["dataset"]) == {"phantom-x-ray", "phantom-fundoscopy"}
+    seeds = table[(table["metric"] == "auroc") & (table["group"] == "all") & (table["seed"] != "")]
+    arms = seeds.groupby(["arm", "exposure", "generator"]).size().to_dict()
+    both = 2 * 2 * 2  # sets, seeds, budgets
+    assert arms == {
+        ("real", "", ""): both,
+        ("synthetic", "full", "generalist"): both,
+        ("mixed", "full", "generalist"): both,
+        ("augmented", "full", "generalist"): both,
+        ("augmented", "budget", "generalist"): both // 2,
+        ("augmented", "", "copies"): both // 2,
+    }
+    assert {"auroc_difference", "frechet_efficientnet_lite0", "ms_ssim", "tile_max_excess_copies",
+            "patch_excess_copies", "round_trip_excess_copies", "bank_share", "data_multiplier"} <= set(table["metric"])  # fmt: skip
+    assert {"sex=F", "sex=M", "planted=exact", "planted=round_trip"} <= set(table["group"])
+    keys = [name for name in table.columns if name not in ("value", "low", "high", "n", "n_train", "cell", "status")]
+    assert not table.duplicated(keys).any()
+
+
+def test_exact_planted_copies_are_found(local: Path) -> None:
+    table = pd.read_csv(local / "tiny" / "results.csv")
+    power = table[(table["metric"] == "tile_max_power") & (table["group"] == "planted=exact")]
+    assert len(power) and (power["value"] == 1).all()
+
+
+def test_report_has_its_pictures_and_tables(local: Path) -> None:
+    report = local / "tiny" / "report"
+    page = (report / "index.html").read_text()
+    assert "no clinical claim" in page and "rovisional" in page
+    assert len(list((report / "figures").glob("*.png"))) >= 4
+    for suffix in ("csv", "md", "tex"):
+        assert len(list((report / "tables").glob(f"*.{suffix}"))) >= 5
+
+
+def test_generator_never_sees_held_out_or_test_images(local: Path) -> None:
+    for folder in local.glob("cells/train/*"):
+        record, loss = (json.loads((folder / name).read_text()) for name in ("cell.json", "loss.json"))
+        if record["config"]["exposure"] == "full":
+            assert loss["images"] < 2 * 60, "60 train images a set less the held-out ones"
+        else:
+            assert loss["images"] < 2 * 60 * 0.2
+
+
+def test_checkpoint_loads_in_plain_diffusers(local: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    folder = next(local.glob("cells/train/*/pipeline"))
+    code = (
+        "import sys; from diffusers import StableDiffusionPipeline as P; p = P.from_pretrained(sys.argv[1]);"
+        "import numpy; x = numpy.array(p('x-ray', num_inference_steps=2, guidance_scale=7.5).images[0]);"
+        "assert x.shape == (64, 64, 3), x.shape"
+    )
+    assert StableDiffusionPipeline.__name__
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_on_a_finished_study(local: Path, tmp_path: Path) -> None:
+    assert "0 left" in augury("plan", STUDY, home=local).stdout
+    assert "done" in augury("status", STUDY, home=local).stdout
+    assert "match their records" in augury("verify", STUDY, home=local).stdout
+    done = augury("export", STUDY, tmp_path / "out", home=local)
+    assert done.returncode == 0, done.stderr
+    metadata = next((tmp_path / "out").glob("*/metadata.csv"))
+    assert metadata.read_text().startswith("file_name,") and (metadata.parent / "LICENCE.txt").exists()
+    done = augury("synthesize", STUDY, "--prompt", "chest x-ray", "--out", tmp_path / "x", home=local)
+    assert done.returncode == 0 and (tmp_path / "x" / "000000.png").exists(), done.stderr
+
+
+def test_another_study_of_the_same_name_is_refused(local: Path) -> None:
+    done = augury("run", STUDY, "--set", "seeds=1", home=local)
+    assert done.returncode == 2 and "another --name" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_damaged_artefact_is_refused_by_name(killed: Path) -> None:
+    file = next(killed.glob("cells/classify/*/predictions.npz"))
+    kept = file.read_bytes()
+    file.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    done = augury("verify", STUDY, home=killed)
+    file.write_bytes(kept)
+    assert done.returncode == 2 and "predictions.npz does not match" in done.stderr
+
+
+def test_failed_cell_is_a_hole_and_exit_code_one(tmp_path: Path) -> None:
+    changes = ["--set", "backbones=[{name: test_resnet, lr: 0.5}]", "--set", "arms=[real]", "--set", "grid=[]"]
+    home = tmp_path / "home"
+    code = (
+        "import sys, benchmark.stages.classify as c\n"
+        "def fail(*a): raise RuntimeError('broken on purpose')\n"
+        "c.run = fail\n"
+        "from benchmark.cli import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code, "run", str(STUDY), "--home", str(home), "--backend", "local", *changes]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "broken on purpose" in done.stderr
+    table = pd.read_csv(home / "tiny" / "results.csv", keep_default_na=False)
+    assert (table[table["stage"] == "classify"]["status"] == "failed").all()
+    assert (home / "tiny" / "report" / "index.html").exists()

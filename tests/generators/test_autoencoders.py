@@ -1,0 +1,72 @@
+"""The autoencoders: sizes, ranges, what tuning moves and what it leaves, where the shipped one comes from."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from generators.autoencoders import (
+    SHIPPED, decode, encode, load_autoencoder, new_tiny, round_trip, to_images, to_tensor, tune_decoder,
+    working_resolution,
+)  # fmt: skip
+from generators.textures import dead_leaves
+
+
+def features(images: torch.Tensor) -> list[torch.Tensor]:
+    return [torch.nn.functional.avg_pool2d(images, 4), images]
+
+
+@pytest.mark.parametrize(("size", "resolution"), [(16, 64), (24, 72), (32, 64), (40, 80), (64, 64), (128, 128)])
+def test_working_resolution(size: int, resolution: int) -> None:
+    assert working_resolution(size) == resolution
+
+
+def test_size_must_be_a_multiple_of_eight() -> None:
+    with pytest.raises(ValueError, match="30"):
+        working_resolution(30)
+
+
+def test_images_survive_the_tensor_form() -> None:
+    images = dead_leaves(3, 32, np.random.default_rng(0))
+    assert np.array_equal(to_images(to_tensor(images, 32), 32), images)
+    enlarged = to_images(to_tensor(images, 64), 32)
+    assert np.abs(enlarged.astype(int) - images).mean() < 6
+
+
+def test_shipped_autoencoder_round_trip() -> None:
+    model = load_autoencoder(SHIPPED)
+    images = dead_leaves(8, 64, np.random.default_rng(123))
+    back = round_trip(model, images, 64)
+    assert back.shape == images.shape and back.dtype == np.uint8
+    blurred = np.repeat(np.repeat(images[:, 4::8, 4::8], 8, 1), 8, 2)
+    error, crude = (np.square(x.astype(float) - images).mean() for x in (back, blurred))
+    assert error < crude, "better than one colour a block of 8 x 8, of which it keeps four numbers"
+
+
+def test_round_trip_depends_on_the_image_alone() -> None:
+    model, images = load_autoencoder(SHIPPED), dead_leaves(5, 32, np.random.default_rng(1))
+    latents = encode(model, images, 64)
+    assert latents.shape == (5, 4, 8, 8)
+    alone = decode(model, encode(model, images[3:4], 64), 32)
+    assert np.abs(alone.astype(int) - decode(model, latents, 32)[3:4]).max() <= 1
+
+
+def test_tuning_moves_the_decoder_and_not_the_encoder() -> None:
+    model: Any = load_autoencoder(SHIPPED)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = dead_leaves(16, 64, np.random.default_rng(2))
+    losses = tune_decoder(model, images, 64, features, images_seen=96, batch=8)
+    assert len(losses) == 12 and np.mean(losses[-3:]) < np.mean(losses[:3])
+    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"decoder"}
+
+
+def test_parameters() -> None:
+    assert sum(p.numel() for p in new_tiny().parameters()) == 392_327
+
+
+def test_pictures_are_a_function_of_the_seed() -> None:
+    a, b, c = (dead_leaves(4, 32, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+    assert a.shape == (4, 32, 32, 3) and a.std() > 20

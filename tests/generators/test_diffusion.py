@@ -1,0 +1,145 @@
+"""The generator: a plain diffusers folder, trained alike after a kill, sampled alike in any batch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from generators.autoencoders import new_tiny
+from generators.latent_diffusion import diffusion_loss, load_pipeline, small_pipeline, token_ids, tokenizer
+from generators.sampling import noise, sample
+from generators.training import Schedule, sampling_weights, train
+from generators.vocabulary import learn_vocabulary
+
+CAPTIONS = ["head CT slice", "chest x-ray", "", "retina with no diabetic retinopathy"]
+
+
+def pipeline(seed: int = 0) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = new_tiny().eval()
+    return small_pipeline(vae, 64, (32, 32), 32, seed)
+
+
+def weights(model: Any) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for part in (model.unet, model.text_encoder) for p in part.parameters()])
+
+
+def fit(model: Any, steps: int, folder: Path | None = None, seconds: float = 1e9) -> list[float]:
+    latents = torch.randn(20, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    schedule = Schedule(images_seen=8 * steps, batch=8, warmup=2, checkpoint_seconds=seconds)
+    uniform = np.full(20, 1 / 20)
+    return train(model, latents, CAPTIONS * 5, uniform, schedule, seed=3, checkpoint=folder)
+
+
+def test_initial_weights_depend_on_the_seed_alone() -> None:
+    state = torch.random.get_rng_state()
+    a, b, c = weights(pipeline(1)), weights(pipeline(1)), weights(pipeline(2))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_samples_do_not_depend_on_batch_size_or_order() -> None:
+    model, seeds = pipeline(), [5, 6, 7, 8]
+    together = sample(model, CAPTIONS, seeds, size=32, steps=3, batch=4).astype(int)
+    alone = sample(model, CAPTIONS[::-1], seeds[::-1], size=32, steps=3, batch=1)[::-1].astype(int)
+    assert together.shape == (4, 32, 32, 3)
+    assert np.abs(together - alone).max() <= 1
+    assert np.abs(together[0] - together[1]).max() > 1
+
+
+def test_own_sampler_draws_what_plain_diffusers_draws() -> None:
+    model = pipeline()
+    ours = sample(model, ["chest x-ray"], [11], size=64, steps=3, guidance=3.0)
+    theirs = model(
+        "chest x-ray", latents=noise(model, [11]), num_inference_steps=3, guidance_scale=3.0, output_type="np"
+    ).images
+    assert np.abs(ours.astype(float) - theirs * 255).max() <= 1
+
+
+def test_guidance_seven_and_a_half_stays_finite() -> None:
+    images = sample(pipeline(), CAPTIONS[:2], [0, 1], size=32, steps=5, guidance=7.5)
+    assert images.std() > 0
+
+
+def test_killed_training_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pipeline()
+    losses = fit(whole, 6)
+
+    import generators.training as module
+
+    calls = []
+
+    def die_at_four(*arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return diffusion_loss(*arguments)
+
+    monkeypatch.setattr(module, "diffusion_loss", die_at_four)
+    with pytest.raises(KeyboardInterrupt):
+        fit(pipeline(), 6, tmp_path, seconds=0)
+    assert (tmp_path / "state.pt").exists()
+    resumed = pipeline(9)  # what it starts from does not matter: the state is in the checkpoint
+    again = fit(resumed, 6, tmp_path, seconds=0)
+    assert again == losses
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_loss_that_is_not_finite_names_step_and_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    import generators.training as module
+
+    monkeypatch.setattr(module, "diffusion_loss", lambda *a: torch.tensor([float("nan")], requires_grad=True))
+    with pytest.raises(FloatingPointError, match="step 0 with learning rate"):
+        fit(pipeline(), 2)
+
+
+def test_loss_of_a_perfect_prediction_is_zero() -> None:
+    scheduler, x, eps = pipeline().scheduler, torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    t = torch.tensor([100, 900])
+    product = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+    v = scheduler.get_velocity(x, eps, t) if hasattr(scheduler, "get_velocity") else None
+    ours = product.sqrt() * eps - (1 - product).sqrt() * x
+    assert v is None or torch.allclose(v, ours, atol=1e-6)
+
+    class Oracle:
+        def __call__(self, noisy: torch.Tensor, t: torch.Tensor, encoder_hidden_states: Any) -> Any:
+            assert torch.allclose(noisy, product.sqrt() * x + (1 - product).sqrt() * eps, atol=1e-6)
+            return type("Output", (), {"sample": ours})
+
+    loss = diffusion_loss(Oracle(), scheduler, x, torch.zeros(2, 1, 1), t, eps)
+    assert loss.shape == (2,) and loss.max() < 1e-10
+
+
+def test_saved_folder_is_safe_and_draws_the_same(tmp_path: Path) -> None:
+    model = pipeline()
+    model.save_pretrained(tmp_path, safe_serialization=True)
+    assert not [file for file in tmp_path.rglob("*") if file.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
+    again = load_pipeline(tmp_path)
+    assert np.array_equal(sample(model, CAPTIONS, [1, 2, 3, 4], size=32, steps=2),
+                          sample(again, CAPTIONS, [1, 2, 3, 4], size=32, steps=2))  # fmt: skip
+
+
+def test_sets_are_balanced_by_temperature() -> None:
+    sets = ["a"] * 90 + ["b"] * 10
+    for temperature, share in ((1.0, 0.1), (0.0, 0.5), (0.5, 0.25)):
+        drawn = sampling_weights(sets, temperature)
+        assert drawn.sum() == pytest.approx(1) and drawn[90:].sum() == pytest.approx(share)
+
+
+def test_any_text_can_be_written_and_medical_words_are_short() -> None:
+    words = tokenizer()
+    ids = token_ids(words, ["dermoscopy image of a melanoma", "Ünusual: 漢字 🙂", "x " * 100])
+    assert ids.shape == (3, 32)
+    assert (ids[0] != words.pad_token_id).sum() <= 7, "start, five words, the first end is a pad"
+    assert words.decode(ids[0], skip_special_tokens=True).strip() == "dermoscopy image of a melanoma"
+    assert ids[2, -1] == words.eos_token_id, "long prompts are cut and still end"
+
+
+def test_vocabulary_that_ships_is_the_one_its_corpus_gives() -> None:
+    from generators.latent_diffusion import VOCABULARY
+
+    vocabulary, _ = learn_vocabulary((VOCABULARY / "corpus.txt").read_text().splitlines())
+    assert vocabulary == tokenizer().get_vocab()
