@@ -5,6 +5,7 @@ A job is (threads, arguments). Threads belong to the cell, so every backend give
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import cache
 from multiprocessing import get_context
 from typing import Any
 
@@ -21,16 +22,21 @@ def local(call: Call, jobs: list[Job], workers: int) -> Iterator[Any]:
 def pool(call: Call, jobs: list[Job], workers: int) -> Iterator[Any]:
     """Worker processes on this machine; jobs run side by side while their threads fit into `workers` cores."""
     waiting, busy, running = list(jobs), 0, dict[Future[Any], int]()
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
-        while waiting or running:
-            while waiting and (not running or busy + waiting[0][0] <= workers):
-                threads, arguments = waiting.pop(0)
-                running[executor.submit(call, *arguments)] = threads
-                busy += threads
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                busy -= running.pop(future)
-                yield future.result()
+    while waiting or running:
+        while waiting and (not running or busy + waiting[0][0] <= workers):
+            threads, arguments = waiting.pop(0)
+            running[_executor(workers).submit(call, *arguments)] = threads
+            busy += threads
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            busy -= running.pop(future)
+            yield future.result()
+
+
+@cache
+def _executor(workers: int) -> ProcessPoolExecutor:
+    """Workers live as long as the command, for each takes seconds to import torch."""
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
 
 
 BACKENDS: dict[str, Callable[[Call, list[Job], int], Iterator[Any]]] = {"local": local, "pool": pool}

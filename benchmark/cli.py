@@ -68,14 +68,14 @@ def main() -> None:
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `augury data list | head` ends quietly
     # Typer carries its own copy of click, so the base class of its errors is found through a public one.
-    usage = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+    usage: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     command: Any = typer.main.get_command(app)
     try:
         code = command.main(standalone_mode=False)
     except BadInput as error:
         code = _refuse(str(error), 1 if type(error).__name__ == "Leak" else 2)
     except usage as error:
-        message: str = error.format_message()  # type: ignore[attr-defined]
+        message = str(error.__getattribute__("format_message")())
         if type(error).__name__ == "NoArgsIsHelpError":
             print(message)
             code = 0

@@ -211,7 +211,8 @@ class Planner:
         threads = self.study.threads.generator
         real = Cell("features", VERSIONS["features"], config | {"of": "real"}, {"split": split}, threads, known)
         trip_inputs = {"split": split, "autoencoder": autoencoder}
-        trip_about = {key: value for key, value in about.items() if key != "seed"}
+        full = about["exposure"] == "full"
+        trip_about = {key: value for key, value in about.items() if key != "seed" or not full}
         trip = Cell("features", VERSIONS["features"], config | {"of": "round_trip"}, trip_inputs, threads, trip_about)
         ours = Cell(
             "features",

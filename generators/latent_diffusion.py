@@ -23,8 +23,8 @@ def tokenizer() -> Any:
 
 
 def small_pipeline(vae: Any, resolution: int, channels: tuple[int, ...], width: int, seed: int) -> Pipeline:
-    """An untrained StableDiffusionPipeline: U-Net of `channels`, attention at its coarsest level (there it costs least),
-    two-layer CLIP text encoder of `width`.
+    """An untrained StableDiffusionPipeline: U-Net of `channels`, attention at its coarsest level (where it costs
+    least), two-layer CLIP text encoder of `width`.
 
     The initial weights depend on seed alone; the global random state is left as it was.
     """

@@ -222,4 +222,4 @@ def _enough(own: tuple[Rows, Rows] | None, queries: int, bank: int, k: int) -> N
         taken = np.bincount(own[1], minlength=int(own[0].max()) + 1)[own[0]]
         left = bank - int(taken.max())
     if not 1 <= k <= left:
-        raise ValueError(f"k = {k} neighbours asked for; allowed: 1 to {left}, the bank images that a query may have")
+        raise ValueError(f"k = {k} given; allowed: 1 to {left}, the bank images that every query may have")

@@ -20,8 +20,8 @@ def tiles(images: Images, grid: int = GRID) -> Vectors:
 def patches(images: Images, tile: int, stride: int) -> Vectors:
     """Images uint8 [N, S, S, C] -> square patches of `tile` pixels, float32 [N, M, P] in [0, 1], row by row.
 
-    They start at every multiple of the stride and where `tiles` of that size start, so that an image's own tiles
-    are among its patches at any stride.
+    They start at every multiple of the stride, at the far edge, and, for patches of their size, where the 4 x 4 tiles
+    start, so that an image's own tiles are among its patches at any stride.
     """
     return cut_patches(images, tile, stride).astype(np.float32) / np.float32(255)
 
@@ -52,9 +52,9 @@ def patch_starts(side: int, tile: int, stride: int) -> list[int]:
         raise ValueError(f"patches of {tile} px given for images of {side} px; allowed: 1 to {side}")
     if stride < 1:
         raise ValueError(f"a stride of {stride} given; at least 1 pixel")
-    own, _ = tile_starts(side, -(-side // tile))
+    own, length = tile_starts(side, min(GRID, side))
     last = side - tile
-    return sorted({*range(0, last + 1, stride), *(start for start in own if start <= last), last})
+    return sorted({*range(0, last + 1, stride), *(own if length == tile else []), last})
 
 
 def is_grey(images: Images) -> bool:

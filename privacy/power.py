@@ -105,4 +105,4 @@ def wilson_interval(k: int, n: int) -> tuple[float, float, float]:
     z, share = 1.959963984540054, k / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
-    return share, max(0.0, centre - half), min(1.0, centre + half)
+    return share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))

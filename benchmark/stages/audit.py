@@ -107,7 +107,8 @@ def audit(synthetic: Images, bank: Bank, heldout: Bank, *, stride: float, trip: 
     # Bank control, and the call that needs both.
     share, called, ratio = _bank_control(synthetic, near, law, bank, heldout)
     rows += share
-    rows.append({"metric": "copies_called", "value": float(called.mean()), "n": len(synthetic)})
+    called_share = float("nan") if np.isnan(ratio).all() else float(called.mean())
+    rows.append({"metric": "copies_called", "value": called_share, "n": len(synthetic)})
     first = {
         "nearest": index[:, 0].tolist(), "distance": near[:, 0].tolist(),
         "threshold": [law["threshold"]] * len(synthetic), "flagged": (near[:, 0] <= law["threshold"]).tolist(),
@@ -143,21 +144,28 @@ def _bank_control(
     synthetic: Images, near: NDArray[np.float64], law: Record, bank: Bank, heldout: Bank
 ) -> tuple[list[Record], NDArray[np.bool_], NDArray[np.float64]]:
     """Rows of the bank control, the images called copies, and each image's ratio d_train / d_heldout."""
-    from privacy.audits import bank_control, call_copies, control_patients, matched_bank
+    from privacy.audits import bank_control, call_copies, control_patients, distance_ratio, matched_bank
     from privacy.neighbours import tile_max_matrix
 
+    # Two banks of one size and class mix, whichever is the smaller: a larger bank is nearer by chance.
     rows = matched_bank(bank.labels, bank.patients, heldout.labels, 0)
-    patients = [bank.patients[i] for i in rows]
+    others = matched_bank(heldout.labels, heldout.patients, bank.labels[rows], 0)
+    if not len(rows) or not len(others):
+        # No class in common: there is no bank to compare with, so nothing can be called a copy, and the rows say so.
+        unknown = np.full(len(synthetic), np.nan)
+        empty = [{"metric": name, "value": float("nan"), "n": len(synthetic)} for name in ("bank_share", "bank_p")]
+        return empty, np.zeros(len(synthetic), bool), unknown
+    patients, strangers = [bank.patients[i] for i in rows], [heldout.patients[i] for i in others]
     to_train = tile_max_matrix(synthetic, bank.images[rows])
-    to_heldout = tile_max_matrix(synthetic, heldout.images)
-    found = bank_control(to_train, patients, to_heldout, heldout.patients, 0)
+    to_heldout = tile_max_matrix(synthetic, heldout.images[others])
+    found = bank_control(to_train, patients, to_heldout, strangers, 0)
 
     # Held-out queries get the same ratio, their own patient left out of the held-out bank.
     queries = control_patients(heldout.patients, 0)
-    own = np.array(heldout.patients)
-    inside = tile_max_matrix(heldout.images[queries], heldout.images).astype(np.float64)
-    inside[own[queries][:, None] == own[None, :]] = np.inf
-    theirs = tile_max_matrix(heldout.images[queries], bank.images[rows]).min(1) / np.maximum(inside.min(1), 1e-12)
+    own, theirs_own = np.array(heldout.patients)[queries], np.array(strangers)
+    inside = tile_max_matrix(heldout.images[queries], heldout.images[others])
+    inside[own[:, None] == theirs_own[None, :]] = np.inf
+    theirs = distance_ratio(tile_max_matrix(heldout.images[queries], bank.images[rows]).min(1), inside.min(1))
     called = call_copies(near[:, 0] <= law["threshold"], found["ratio"], theirs)
     share = {key: float(found[key]) for key in ("low", "high")}
     out = [{"metric": "bank_share", "value": float(found["share"]), "n": len(synthetic)} | share]

@@ -55,7 +55,11 @@ def images(folder: Path, n: int = 4) -> Path:
     ],
 )
 def test_bad_input_is_one_line(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    arguments: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("AUGURY_HOME", str(tmp_path))
     monkeypatch.delenv("AUGURY_DATA", raising=False)
@@ -97,7 +101,9 @@ def test_audit_of_folders_flags_the_planted_copy(
     for name, count in (("train", 30), ("heldout", 30), ("synthetic", 6)):
         (tmp_path / name / "nested").mkdir(parents=True)
         for i in range(count):
-            Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(tmp_path / name / "nested" / f"{i:02}.png")
+            Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(
+                tmp_path / name / "nested" / f"{i:02}.png"
+            )
     (tmp_path / "synthetic" / "nested" / "03.png").write_bytes((tmp_path / "train" / "nested" / "17.png").read_bytes())
     folders = [f"--{name}={tmp_path / name}" for name in ("train", "heldout", "synthetic", "out")]
     code, error = run(["audit", *folders, "--size", "16"], capsys, monkeypatch)

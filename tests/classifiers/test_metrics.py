@@ -41,9 +41,7 @@ def test_two_classes_take_the_auroc_of_class_one() -> None:
 def test_ordinal_adds_quadratic_kappa() -> None:
     labels, p = predictions(300, 5)
     found = score(labels, p, "ordinal")
-    assert found["quadratic_kappa"] == pytest.approx(
-        oracle.cohen_kappa_score(labels, p.argmax(1), weights="quadratic")
-    )
+    assert found["quadratic_kappa"] == pytest.approx(oracle.cohen_kappa_score(labels, p.argmax(1), weights="quadratic"))
     assert np.isnan(score(np.zeros(3, np.int64), np.eye(5)[[0, 0, 0]], "ordinal")["quadratic_kappa"])
 
 

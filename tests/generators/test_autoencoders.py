@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from generators.autoencoders import (
-    SHIPPED, decode, encode, load_autoencoder, new_tiny, round_trip, to_images, to_tensor, tune_decoder,
+    SHIPPED,
+    decode,
+    encode,
+    load_autoencoder,
+    new_tiny,
+    round_trip,
+    to_images,
+    to_tensor,
+    tune_decoder,
     working_resolution,
 )  # fmt: skip
 from generators.textures import dead_leaves

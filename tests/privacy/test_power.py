@@ -1,0 +1,68 @@
+"""Contracts over every kind of planted copy, and the Wilson interval."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from statsmodels.stats.proportion import proportion_confint
+
+from privacy.neighbours import tile_max_neighbours
+from privacy.power import KINDS, plant, wilson_interval
+
+
+def pictures(n: int, seed: int, channels: int = 3) -> NDArray[np.uint8]:
+    x = gaussian_filter(np.random.default_rng(seed).normal(size=(n, 32, 32, channels)), (0, 3, 3, 0))
+    made = np.clip(x / x.std() * 45 + 110, 0, 255).astype(np.uint8)
+    return np.broadcast_to(made, (n, 32, 32, 3)).copy()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_keeps_its_contract(kind: str) -> None:
+    images = pictures(6, 0)
+    before = images.copy()
+    made = plant(images, kind, 3)
+    assert made.shape == images.shape and made.dtype == np.uint8 and made.flags.c_contiguous
+    assert (images == before).all() and not np.shares_memory(made, images)
+    assert (made == plant(images, kind, 3)).all()
+    assert (made == images).all() == (kind == "exact")
+    grey = plant(pictures(6, 0, 1), kind, 3)
+    assert (grey == grey[..., :1]).all()
+
+
+@pytest.mark.parametrize("kind", ["blurred", "brightness", "exact", "jpeg", "noise"])
+def test_light_changes_stay_nearest_to_their_source(kind: str) -> None:
+    bank = pictures(50, 0)
+    distances, rows = tile_max_neighbours(plant(bank[:10], kind, 0), bank)
+    assert rows[:, 0].tolist() == list(range(10)) and distances.max() < 0.15
+    assert (distances == 0).all() == (kind == "exact")
+
+
+def test_what_the_geometric_kinds_do() -> None:
+    images = pictures(4, 0)
+    assert (plant(images, "flipped", 0)[:, :, 0] == images[:, :, -1]).all()
+    assert (plant(images, "shifted", 0)[:, 2:, 2:] == images[:, :-2, :-2]).all()
+    assert np.abs(plant(images, "cropped", 0).mean((1, 2)) - images[:, 2:-2, 2:-2].mean((1, 2))).max() < 3
+    half = (images[0].astype(float) + images[3]) / 2
+    assert np.abs(plant(images, "blended", 0)[0] - half).max() <= 0.5
+
+
+def test_bad_kinds() -> None:
+    assert list(KINDS) == sorted(KINDS)
+    with pytest.raises(ValueError, match="allowed: blended, blurred"):
+        plant(pictures(2, 0), "rotated", 0)
+    with pytest.raises(ValueError, match="at least 2"):
+        plant(pictures(1, 0), "blended", 0)
+    with pytest.raises(ValueError, match="expected uint8"):
+        plant(pictures(1, 0).astype(np.float32), "exact", 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 60), (1, 1), (7, 60), (60, 60)])
+def test_wilson_agrees_with_statsmodels(k: int, n: int) -> None:
+    value, low, high = wilson_interval(k, n)
+    assert 0 <= low <= value <= high <= 1
+    expected = proportion_confint(k, n, method="wilson")
+    assert wilson_interval(k, n) == pytest.approx((k / n, *expected), abs=1e-12)
+    with pytest.raises(ValueError, match="0 <= k <= n"):
+        wilson_interval(n + 1, n)
+    with pytest.raises(ValueError, match="0 of 0"):
+        wilson_interval(0, 0)
