@@ -25,6 +25,7 @@ from results.wording import count, percent
 
 BANDED = ("real", "augmented")  # the pair that matters has bands, the rest bars beside
 DODGE = {"class_mean": 1.09, "copies": 1.18, "mixed": 1.035, "mixup": 1.28, "synthetic": 0.965}
+BOUNDED = ("auroc", "accuracy", "balanced_accuracy")
 
 
 def panels(n: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -54,6 +55,9 @@ def metric_by_budget(results: Results, metric: str = "auroc") -> Figure | None:
         _budget_axis(axis, results, name, sorted(set(mine["budget"].dropna())))
         axis.set_title(name)
         axis.set_ylabel({"auroc": "test AUROC"}.get(metric, metric.replace("_", " ")))
+        if metric in BOUNDED:
+            low, high = axis.get_ylim()  # an interval from two seeds may leave the scale; the scale does not
+            axis.set_ylim(max(low, 0.0), min(high, 1.005))
     _arm_legend(figure, table, styles)
     return figure
 
