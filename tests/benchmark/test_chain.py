@@ -98,13 +98,24 @@ def test_report_has_its_pictures_and_tables(local: Path) -> None:
         assert len(list((report / "tables").glob(f"*.{suffix}"))) >= 5
 
 
-def test_generator_never_sees_held_out_or_test_images(local: Path) -> None:
+def test_generator_sees_exactly_its_exposure(local: Path) -> None:
+    """`full` sees what is kept, `budget` the budget's rows, and neither an image of the audit's held-out patients."""
+    from benchmark.stages import split
+
+    exposures = set()
     for folder in (file.parent for file in local.glob("cells/train/*/cell.json")):
         record, loss = (json.loads((folder / name).read_text()) for name in ("cell.json", "loss.json"))
-        if record["config"]["exposure"] == "full":
-            assert loss["images"] < 2 * 60, "60 train images a set less the held-out ones"
-        else:
-            assert loss["images"] < 2 * 60 * 0.2
+        config, seen = record["config"], 0
+        for role, digest in record["inputs"].items():
+            if role.startswith("split"):
+                prepared = split.read(local / "cells" / "split" / digest)
+                rows = prepared.budget(config["budget"], config["seed"])
+                assert len(prepared.heldout) and not set(rows) & set(prepared.heldout)
+                assert config["exposure"] == "full" or len(rows) < len(prepared.kept) / 2
+                seen += len(rows)
+        assert loss["images"] == seen
+        exposures.add(config["exposure"])
+    assert exposures == {"full", "budget"}
 
 
 def test_checkpoint_loads_in_plain_diffusers(local: Path) -> None:
