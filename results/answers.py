@@ -172,7 +172,7 @@ def full_data(results: Results) -> str:
 
 def privacy(results: Results) -> str:
     """Excess copies and the audit's power."""
-    rows = records(results.pooled("audit", "tile_max_excess_copies"))
+    rows = records(results.pooled("audit", "excess_copies"))
     if not rows:
         return "No privacy audit was run, so nothing is known about copies of training images."
     found = [row for row in rows if not absent(row["low"]) and row["low"] > 0]

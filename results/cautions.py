@@ -51,7 +51,7 @@ def data_cautions(results: Results) -> list[str]:
 def signatures(results: Results) -> list[str]:
     """Memorising, little diversity, domain shift: each with the number that raised it."""
     found = []
-    for row in records(results.pooled("audit", "tile_max_excess_copies")):
+    for row in records(results.pooled("audit", "excess_copies")):
         if not absent(row["low"]) and row["low"] > 0:
             found.append(
                 f"Memorising: on {row['dataset']} an excess of {percent(row['value'])} of the images of "
@@ -137,13 +137,13 @@ def _generalist(results: Results) -> Claim:
 
 
 def _distinct(results: Results) -> Claim:
-    rows = results.pooled("audit", "tile_max_excess_copies")["value"].dropna()
+    rows = results.pooled("audit", "excess_copies")["value"].dropna()
     text = f"excess copies {percent(max(rows.min(), 0))} to {percent(max(rows.max(), 0))}" if len(rows) else DASH
     return Claim("H3 Synthetic images are distinct from real ones", "excess copies include 0", text, _copies(results))
 
 
 def _copies(results: Results) -> str:
-    rows = results.pooled("audit", "tile_max_excess_copies")
+    rows = results.pooled("audit", "excess_copies")
     if rows.empty:
         return "not tested: no audit"
     return "contradicted" if (rows["low"] > 0).any() else "no contradiction found"

@@ -112,7 +112,7 @@ def _get(values: "pd.Series[Any]", name: str) -> Any:
 
 
 def _excess(results: Results, name: str) -> tuple[str, str, bool]:
-    table = results.pooled("audit", "tile_max_excess_copies")
+    table = results.pooled("audit", "excess_copies")
     rows = records(table[table["dataset"] == name])
     if not rows:
         return DASH, "", False

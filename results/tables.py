@@ -80,6 +80,7 @@ def privacy(results: Results) -> pd.DataFrame:
 def _audit_order(table: pd.DataFrame) -> list[str]:
     """Excess copies first, then the controls, the power, the rest."""
     first = (
+        "excess_copies",
         "tile_max_excess_copies",
         "patch_excess_copies",
         "copies_called",

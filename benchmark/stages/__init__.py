@@ -8,5 +8,5 @@ VERSIONS: dict[str, int] = {
     "features": 1,
     "classify": 1,
     "fidelity": 1,
-    "audit": 1,
+    "audit": 2,
 }

@@ -105,10 +105,9 @@ def audit(synthetic: Images, bank: Bank, heldout: Bank, *, stride: float, trip: 
         columns = {"round_trip_distance": trip_near.tolist()}
 
     # Bank control, and the call that needs both.
-    share, called, ratio = _bank_control(synthetic, near, law, bank, heldout)
-    rows += share
-    called_share = float("nan") if np.isnan(ratio).all() else float(called.mean())
-    rows.append({"metric": "copies_called", "value": called_share, "n": len(synthetic)})
+    rows += _bank_rows(synthetic, bank, heldout)
+    called, ratio = _ratio_call(synthetic, near, far, law, heldout)
+    rows += _called_rows(called, law, len(far))
     first = {
         "nearest": index[:, 0].tolist(), "distance": near[:, 0].tolist(),
         "threshold": [law["threshold"]] * len(synthetic), "flagged": (near[:, 0] <= law["threshold"]).tolist(),
@@ -129,6 +128,19 @@ def _query_rows(measure: str, law: Record, n: int) -> list[Record]:
     return [{"metric": f"{measure}_excess_copies", "n": n} | excess, *rows]
 
 
+def _called_rows(called: NDArray[np.bool_], law: Record, controls: int) -> list[Record]:
+    """The share called copies by both controls, and its excess under the query control's law, which bounds it."""
+    from privacy.audits import excess_interval
+
+    n, level = len(called), float(law["level"])
+    low, high = excess_interval(int(called.sum()), n, int(law["k"]), controls)
+    excess = {"value": max(0.0, (float(called.mean()) - level) / (1 - level)), "low": low, "high": high}
+    return [
+        {"metric": "copies_called", "value": float(called.mean()), "n": n},
+        {"metric": "excess_copies", "n": n} | excess,
+    ]
+
+
 def _power_rows(measure: str, found: dict[str, NDArray[np.float64]], threshold: float) -> list[Record]:
     from privacy.power import wilson_interval
 
@@ -140,37 +152,43 @@ def _power_rows(measure: str, found: dict[str, NDArray[np.float64]], threshold: 
     return rows
 
 
-def _bank_control(
-    synthetic: Images, near: NDArray[np.float64], law: Record, bank: Bank, heldout: Bank
-) -> tuple[list[Record], NDArray[np.bool_], NDArray[np.float64]]:
-    """Rows of the bank control, the images called copies, and each image's ratio d_train / d_heldout."""
-    from privacy.audits import bank_control, call_copies, control_patients, distance_ratio, matched_bank
+def _ratio_call(
+    synthetic: Images, near: NDArray[np.float64], far: NDArray[np.float64], law: Record, heldout: Bank
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Images called copies, and each one's ratio d_train / d_heldout to the two whole banks.
+
+    Held-out queries get the same ratio, their own patient left out, so that the banks' different sizes cancel. The
+    whole training bank is searched: a copy of an image that a subsample leaves out must not escape.
+    """
+    from privacy.audits import call_copies, control_patients, distance_ratio
     from privacy.neighbours import tile_max_matrix
 
-    # Two banks of one size and class mix, whichever is the smaller: a larger bank is nearer by chance.
+    queries = control_patients(heldout.patients, 0)
+    patients = np.array(heldout.patients)
+    inside = tile_max_matrix(heldout.images[queries], heldout.images)
+    inside[patients[queries][:, None] == patients[None, :]] = np.inf
+    ratio = distance_ratio(near[:, 0], tile_max_matrix(synthetic, heldout.images).min(1))
+    called = call_copies(near[:, 0] <= law["threshold"], ratio, distance_ratio(far, inside.min(1)))
+    return np.asarray(called, bool), np.asarray(ratio, np.float64)
+
+
+def _bank_rows(synthetic: Images, bank: Bank, heldout: Bank) -> list[Record]:
+    """The bank control: share of images nearer to training than to held-out patients, banks of one size and class
+    mix (a larger one is nearer by chance); missing where the banks have no class in common."""
+    from privacy.audits import bank_control, matched_bank
+    from privacy.neighbours import tile_max_matrix
+
+    n = len(synthetic)
     rows = matched_bank(bank.labels, bank.patients, heldout.labels, 0)
     others = matched_bank(heldout.labels, heldout.patients, bank.labels[rows], 0)
     if not len(rows) or not len(others):
-        # No class in common: there is no bank to compare with, so nothing can be called a copy, and the rows say so.
-        unknown = np.full(len(synthetic), np.nan)
-        empty = [{"metric": name, "value": float("nan"), "n": len(synthetic)} for name in ("bank_share", "bank_p")]
-        return empty, np.zeros(len(synthetic), bool), unknown
-    patients, strangers = [bank.patients[i] for i in rows], [heldout.patients[i] for i in others]
-    to_train = tile_max_matrix(synthetic, bank.images[rows])
-    to_heldout = tile_max_matrix(synthetic, heldout.images[others])
-    found = bank_control(to_train, patients, to_heldout, strangers, 0)
-
-    # Held-out queries get the same ratio, their own patient left out of the held-out bank.
-    queries = control_patients(heldout.patients, 0)
-    own, theirs_own = np.array(heldout.patients)[queries], np.array(strangers)
-    inside = tile_max_matrix(heldout.images[queries], heldout.images[others])
-    inside[own[:, None] == theirs_own[None, :]] = np.inf
-    theirs = distance_ratio(tile_max_matrix(heldout.images[queries], bank.images[rows]).min(1), inside.min(1))
-    called = call_copies(near[:, 0] <= law["threshold"], found["ratio"], theirs)
-    share = {key: float(found[key]) for key in ("low", "high")}
-    out = [{"metric": "bank_share", "value": float(found["share"]), "n": len(synthetic)} | share]
-    out.append({"metric": "bank_p", "value": float(found["p_value"]), "n": len(synthetic)})
-    return out, np.asarray(called, bool), np.asarray(found["ratio"], np.float64)
+        return [{"metric": name, "value": float("nan"), "n": n} for name in ("bank_share", "bank_p")]
+    found = bank_control(
+        tile_max_matrix(synthetic, bank.images[rows]), [bank.patients[i] for i in rows],
+        tile_max_matrix(synthetic, heldout.images[others]), [heldout.patients[i] for i in others], 0,
+    )  # fmt: skip
+    share = {"value": float(found["share"]), "low": float(found["low"]), "high": float(found["high"])}
+    return [{"metric": "bank_share", "n": n} | share, {"metric": "bank_p", "value": float(found["p_value"]), "n": n}]
 
 
 def _pairs(

@@ -113,7 +113,7 @@ class Fake:
         for seed in range(self.seeds):
             row = self._base(name, "audit", seed) | {"generator": "generalist", "exposure": "full", "n": 400}
             metrics: dict[str, Any] = {
-                "tile_max_excess_copies": (excess, max(0, excess - 0.02), excess + 0.015),
+                "excess_copies": (excess, max(0, excess - 0.02), excess + 0.015),
                 "tile_max_flagged": excess + 0.01,
                 "tile_max_p": 0.001 if place == 1 else 0.6,
                 "tile_max_level": 0.0099,

@@ -123,14 +123,14 @@ def test_only_the_named_contrasts_are_corrected(results: Results) -> None:
 
 def test_seeds_of_an_audit_are_pooled() -> None:
     shared = {"stage": "audit", "dataset": "d", "generator": "g", "group": "all", "n": 50}
-    values = [("tile_max_flagged", 0.0), ("tile_max_p", 0.04), ("tile_max_excess_copies", 0.01)]
+    values = [("tile_max_flagged", 0.0), ("tile_max_p", 0.04), ("excess_copies", 0.01)]
     rows = [
         shared | {"metric": m, "value": v + 0.01 * s, "seed": s, "low": v - 0.02, "high": v + 0.05}
         for m, v in values for s in range(3)
     ]  # fmt: skip
     table = frame(pool_seeds(frame(rows))).set_index("metric")
     assert table["seed"].isna().all() and table.loc["tile_max_p", "value"] == pytest.approx(0.1)
-    assert table.loc["tile_max_excess_copies", "low"] >= 0
+    assert table.loc["excess_copies", "low"] >= 0
     one = frame(pool_seeds(frame(rows[:1]))).iloc[0]
     assert (one["value"], one["low"], one["high"]) == (0.0, -0.02, 0.05)
     flat = frame(pool_seeds(frame([{**rows[0], "seed": s, "low": None, "high": None} for s in range(2)]))).iloc[0]
