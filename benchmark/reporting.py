@@ -3,18 +3,20 @@
 import json
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmark.cache import Cell, Record, Store, write_json
+from benchmark.cache import BadInput, Cell, Record, Store, write_json
 from benchmark.running import versions
 from benchmark.stages import split, synthesize
 from benchmark.study import Study
 from classifiers.metrics import per_class, score
 from results.claims import contrasts, replicates
+from results.figures import FIGURES, caption, command, draw, write_figure
 from results.inputs import Results
 from results.jackknife import Jackknives
 from results.multiplier import multiplier_rows
@@ -22,12 +24,30 @@ from results.pooling import pool_seeds, pooled_rows
 from results.report import render
 from results.tidy import frame, records, write
 
+COSTS = (
+    "stage", "dataset", "generator", "exposure", "arm", "budget", "seed", "cell", "seconds", "cpu_seconds",
+    "peak_memory_mb", "device",
+)  # fmt: skip
 SHOWN = 6  # images of a set in the sample grid
 
 
 def write_report(study: Study, store: Store, cells: list[Cell]) -> int:
     """Write everything under <home>/<study>/ from finished cells alone; returns how many cells are missing."""
     return Reporter(study, store, cells).write()
+
+
+def redraw(name: str, study: Study, store: Store, cells: list[Cell]) -> Path:
+    """Draw one figure again; returns the folder that holds it."""
+    if name not in FIGURES:
+        raise BadInput(f"figure {name!r} given; allowed: {', '.join(FIGURES)}")
+    reporter = Reporter(study, store, cells)
+    results = reporter.results()
+    figure = draw(name, results)
+    if figure is None:
+        raise BadInput(f"figure {name}: the study has no finished cells to draw it from")
+    folder = reporter.folder / "report" / "figures"
+    write_figure(figure, folder, name, command(name, study.name), caption(name, results))
+    return folder
 
 
 class Reporter:
@@ -42,33 +62,33 @@ class Reporter:
         self.prepared = lru_cache(None)(lambda digest: split.read(store.verify(self.by_digest[digest])))
 
     def write(self) -> int:
+        results = self.results()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write(results.table, self.folder)
+        results.costs.to_csv(self.folder / "costs.csv", index=False, lineterminator="\n")
+        write_json(self.folder / "manifest.json", results.manifest)
+        render(results, self.folder)
+        return len(self.missing)
+
+    def results(self) -> Results:
+        """Everything that tables, figures and the page show."""
         own = frame([*self.cell_rows(), *self.failed_rows()])
         cells, load = own[own["metric"] == "auroc"], Jackknives(self.load)
         resolved = self.study.model_dump(mode="json")
         generators = replicates(resolved)
         pooled = [*pooled_rows(cells, load, generators), *multiplier_rows(cells, load, generators)]
         pooled += pool_seeds(own[own["stage"].isin(["fidelity", "audit"])])
-        table = frame([*records(own), *(row | {"study": self.study.name} for row in pooled)])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write(table, self.folder)
-        costs = pd.DataFrame(self.costs())
-        costs.to_csv(self.folder / "costs.csv", index=False, lineterminator="\n")
-        write_json(self.folder / "manifest.json", self.manifest())
-        render(
-            Results(
-                study=resolved,
-                table=table,
-                claims=contrasts(cells, load, resolved),
-                datasets=list(self.datasets()),
-                costs=costs,
-                samples=list(self.samples()),
-                neighbours=list(self.neighbours()),
-                distances=list(self.distances()),
-                manifest=self.manifest(),
-            ),
-            self.folder,
+        return Results(
+            study=resolved,
+            table=frame([*records(own), *(row | {"study": self.study.name} for row in pooled)]),
+            claims=contrasts(cells, load, resolved),
+            datasets=list(self.datasets()),
+            costs=pd.DataFrame(self.costs(), columns=[*COSTS]),
+            samples=list(self.samples()),
+            neighbours=list(self.neighbours()),
+            distances=list(self.distances()),
+            manifest=self.manifest(),
         )
-        return len(self.missing)
 
     def of(self, stage: str) -> list[Cell]:
         return [cell for cell in self.done if cell.stage == stage]

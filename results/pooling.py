@@ -15,7 +15,14 @@ Row = dict[str, Any]
 Load = Callable[[str], Mapping[str, Any]]
 SETTING = ["dataset", "generator", "exposure", "arm", "budget", "ratio", "share", "backbone", "variant"]
 SHARED = ["study", "stage", "image_type", "specialty"]
-SHARES = ("flagged", "power", "share", "bank_share", "excess_copies")  # endings of metrics that lie in [0, 1]
+SHARES = (
+    "flagged",
+    "power",
+    "share",
+    "bank_share",
+    "excess_copies",
+    "copies_called",
+)  # endings of metrics that lie in [0, 1]
 
 
 @dataclass(frozen=True)

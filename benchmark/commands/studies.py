@@ -127,6 +127,19 @@ def report(study: StudyArg, set_: SetOption = None, home: HomeOption = None, nam
     raise typer.Exit(1 if failed else 0)
 
 
+def figure(
+    figure_name: Annotated[str, typer.Argument(metavar="NAME", help="A figure's name, as the report prints it.")],
+    study: StudyArg,
+    set_: SetOption = None,
+    home: HomeOption = None,
+    name: NameOption = None,
+) -> None:
+    """Redraw one figure from finished cells. Example: augury figure metric_by_budget quick"""
+    from benchmark.reporting import redraw
+
+    typer.echo(f"{redraw(figure_name, *_load(study, set_, home, name)) / figure_name}.{{pdf,png,svg}}")
+
+
 def export(
     study: StudyArg,
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
@@ -160,7 +173,7 @@ def verify(study: StudyArg, set_: SetOption = None, home: HomeOption = None, nam
     typer.echo(f"{len(finished)} finished cells match their records; {len(cells) - len(finished)} are not finished")
 
 
-COMMANDS = (run, plan, train, synthesize, fidelity, classify, audit, report, export, status, verify)
+COMMANDS = (run, plan, train, synthesize, fidelity, classify, audit, report, figure, export, status, verify)
 
 
 def _load(

@@ -136,6 +136,11 @@ def test_commands_on_a_finished_study(local: Path, tmp_path: Path) -> None:
     assert "0 left" in augury("plan", STUDY, home=local).stdout
     assert "done" in augury("status", STUDY, home=local).stdout
     assert "match their records" in augury("verify", STUDY, home=local).stdout
+    drawn = local / "tiny" / "report" / "figures" / "sample_grid.svg"
+    before = drawn.read_bytes()
+    drawn.unlink()
+    assert augury("figure", "sample_grid", STUDY, home=local).returncode == 0 and drawn.read_bytes() == before
+    assert "metric_by_budget" in augury("figure", "no-such-figure", STUDY, home=local).stderr
     done = augury("export", STUDY, tmp_path / "out", home=local)
     assert done.returncode == 0, done.stderr
     metadata = next((tmp_path / "out").glob("*/metadata.csv"))
