@@ -9,7 +9,7 @@ from benchmark.cache import Cell, Store
 from benchmark.plan import ORDER
 from benchmark.study import Study
 
-# Seconds a cell on one 2-core machine at 32 px, for a plan of which nothing has run yet; measured, see docs/log.md.
+# Rough seconds a cell at 32 px on two cores, for a plan of which nothing has run yet; finished cells replace them.
 TYPICAL = {
     "split": 4.0, "autoencoder": 240.0, "train": 160.0, "synthesize": 20.0, "features": 10.0, "classify": 18.0,
     "fidelity": 20.0, "audit": 40.0,
