@@ -3,10 +3,12 @@
 A job is (threads, arguments). Threads belong to the cell, so every backend gives the same bytes.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any
 
 Job = tuple[int, tuple[Any, ...]]
@@ -36,7 +38,19 @@ def pool(call: Call, jobs: list[Job], workers: int) -> Iterator[Any]:
 @cache
 def _executor(workers: int) -> ProcessPoolExecutor:
     """Workers live as long as the command, for each takes seconds to import torch."""
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_die_with_parent)
+
+
+def _die_with_parent() -> None:
+    """Let a worker end at once when the command is killed: it would hold its cell's lock and use the cores."""
+    parent = parent_process()
+    assert parent is not None  # only workers are initialised
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 BACKENDS: dict[str, Callable[[Call, list[Job], int], Iterator[Any]]] = {"local": local, "pool": pool}

@@ -15,7 +15,11 @@ Record = dict[str, Any]
 
 
 class BadInput(ValueError):
-    """What the user gave cannot be used; the message says what was given and what is allowed (exit code 2)."""
+    """What the user gave cannot be used; the message says what was given and what is allowed; `code` = exit code."""
+
+    def __init__(self, message: str, code: int = 2) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True)

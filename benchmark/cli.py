@@ -73,7 +73,7 @@ def main() -> None:
     try:
         code = command.main(standalone_mode=False)
     except BadInput as error:
-        code = _refuse(str(error), 1 if type(error).__name__ == "Leak" else 2)
+        code = _refuse(str(error), error.code)
     except usage as error:
         message = str(error.__getattribute__("format_message")())
         if type(error).__name__ == "NoArgsIsHelpError":

@@ -17,12 +17,11 @@ from benchmark.study import Study
 from classifiers.metrics import per_class, score
 from results.claims import contrasts, replicates
 from results.figures import FIGURES, caption, command, draw, write_figure
-from results.inputs import Results
-from results.jackknife import Jackknives
 from results.multiplier import multiplier_rows
 from results.pooling import pool_seeds, pooled_rows
 from results.report import render
-from results.tidy import frame, records, write
+from results.statistics import Jackknives
+from results.tidy import Results, frame, records, write
 
 COSTS = (
     "stage", "dataset", "generator", "exposure", "arm", "budget", "seed", "cell", "seconds", "cpu_seconds",

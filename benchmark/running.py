@@ -1,22 +1,100 @@
-"""Run a plan: every unfinished cell once, stage after stage, whatever was killed or failed before."""
+"""Run the cells of a plan in order of their dependencies, tell how far they are, and what is left."""
 
-import importlib
 import importlib.metadata
 import os
 import shutil
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, TextIO
 
 import yaml
 
 from benchmark.backends import BACKENDS
 from benchmark.cache import BadInput, Cell, Record, Store
 from benchmark.plan import ORDER
+from benchmark.stages import stage
 from benchmark.study import Study
+
+# Rough seconds a cell at 32 px on two cores, for a plan of which nothing has run yet; finished cells replace them.
+TYPICAL = {
+    "split": 4.0, "autoencoder": 240.0, "train": 160.0, "synthesize": 20.0, "features": 10.0, "classify": 18.0,
+    "fidelity": 20.0, "audit": 40.0,
+}  # fmt: skip
+
+
+class Told:
+    """Called after every cell with (stage, done, of, name); a rich bar on a terminal, else one line a cell."""
+
+    def __init__(self, todo: int, stream: TextIO) -> None:
+        self.todo, self.stream, self.start, self.done = todo, stream, time.monotonic(), 0
+        self.bar: Any = None
+
+    def __enter__(self) -> "Told":
+        if self.stream.isatty() and self.todo:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, console=Console(file=self.stream))
+            self.bar.start()
+            self.task = self.bar.add_task("cells", total=self.todo)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int, name: str) -> None:
+        self.done += 1
+        seconds = time.monotonic() - self.start
+        if self.bar:
+            self.bar.update(
+                self.task,
+                advance=1,
+                description=f"{stage} {done}/{total}  {60 * self.done / seconds:.0f}/min",
+            )
+            return
+        print(f"{seconds:7.0f} s  {self.done}/{self.todo}  {name}", file=self.stream, flush=True)
+
+
+def estimate(study: Study, cells: list[Cell], store: Store) -> Iterator[str]:
+    """Lines of `augury plan`: cells by stage, how many are done, and how long the rest may take."""
+    cores, total = 2, 0.0
+    yield f"study {study.name}: {len(cells)} cells"
+    for name in ORDER:
+        mine = [cell for cell in cells if cell.stage == name]
+        if not mine:
+            continue
+        records = [record for cell in mine if (record := store.record(cell))]
+        each = median(record["seconds"] for record in records) if records else TYPICAL[name]
+        left = len(mine) - len(records)
+        total += left * each * min(mine[0].threads, cores) / cores
+        source = "measured here" if records else "typical"
+        yield f"  {name:12} {len(mine):5} cells, {len(records):5} done, {left:5} left, {each:6.1f} s each ({source})"
+    yield f"about {total / 60:.0f} minutes left on {cores} cores"
+
+
+def progress_lines(cells: list[Cell], store: Store) -> Iterator[str]:
+    """Lines of `augury status`: done, failed and left by stage, then why cells failed."""
+    for name in ORDER:
+        mine = [cell for cell in cells if cell.stage == name]
+        done = sum(store.record(cell) is not None for cell in mine)
+        bad = sum(store.record(cell) is None and store.error(cell) is not None for cell in mine)
+        if mine:
+            yield f"{name:12} {done}/{len(mine)} done" + (f", {bad} failed" if bad else "")
+    for cell in cells:
+        if store.record(cell) is None and (error := store.error(cell)):
+            yield f"failed: {cell.name}: {error}"
+
 
 PACKAGES = (
     "augury",
@@ -29,14 +107,18 @@ PACKAGES = (
     "torch",
     "transformers",
 )
-Told = Callable[[str, int, int, str], None]  # stage, cells done, cells to do, the cell's name
 
 
-def run_cells(cells: list[Cell], store: Store, backend: str, workers: int, told: Told) -> list[Cell]:
-    """Finish the cells and return those that failed; bad input (leaks included) is raised after its stage."""
+def run_cells(
+    cells: list[Cell], store: Store, backend: str, workers: int, told: Callable[[str, int, int, str], None]
+) -> list[Cell]:
+    """Finish the cells and return those that failed; bad input (leaks included) is raised as it comes.
+
+    told(stage, cells done, cells to do, name) is called after every cell.
+    """
     failed: dict[str, str] = {}
-    for stage in ORDER:
-        todo = [cell for cell in cells if cell.stage == stage and store.record(cell) is None]
+    for name in ORDER:
+        todo = [cell for cell in cells if cell.stage == name and store.record(cell) is None]
         ready = []
         for cell in todo:
             missing = [item for item in cell.inputs.values() if item.digest in failed]
@@ -49,41 +131,36 @@ def run_cells(cells: list[Cell], store: Store, backend: str, workers: int, told:
                 ready.append(cell)
         by_digest = {cell.digest: cell for cell in ready}
         jobs = [(min(cell.threads, workers), (str(store.home), cell)) for cell in ready]
-        for done, (digest, error, bad) in enumerate(BACKENDS[backend](run_one, jobs, workers), 1):
-            if bad:
-                raise (
-                    BadInput(error)
-                    if bad == "BadInput"
-                    else importlib.import_module("benchmark.stages.split").Leak(error)
-                )
+        for done, (digest, error, code) in enumerate(BACKENDS[backend](run_one, jobs, workers), 1):
+            if code:
+                raise BadInput(error, code)
             if error:
                 failed[digest] = error
-            told(stage, done, len(jobs), by_digest[digest].name + (" FAILED" if error else ""))
+            told(name, done, len(jobs), by_digest[digest].name + (" FAILED" if error else ""))
     return [cell for cell in cells if cell.digest in failed]
 
 
-def run_one(home: str, cell: Cell) -> tuple[str, str, str]:
-    """Run one cell in this process: (digest, error or '', kind of bad input or '')."""
+def run_one(home: str, cell: Cell) -> tuple[str, str, int]:
+    """Run one cell in this process: (digest, error or '', exit code of bad input or 0)."""
     store = Store(Path(home))
     with store.hold(cell) as folder:
         if store.record(cell) is not None:
-            return cell.digest, "", ""
+            return cell.digest, "", 0
         _clear(folder)
         start, cpu = time.monotonic(), time.process_time()
         try:
             quiet()
             set_threads(cell.threads)
-            module = importlib.import_module(f"benchmark.stages.{cell.stage}")
-            module.run(cell.config, {role: store.folder(item) for role, item in cell.inputs.items()}, folder)
+            stage(cell.stage)(cell.config, {role: store.folder(item) for role, item in cell.inputs.items()}, folder)
             store.finish(cell, _facts(start, cpu))
         except BadInput as error:
-            return cell.digest, str(error), type(error).__name__
+            return cell.digest, str(error), error.code
         except Exception as error:  # a failed cell is a row of the table, not the end of the study
             reason = f"{type(error).__name__}: {error}"
             (folder / "traceback.txt").write_text(traceback.format_exc())
             store.fail(cell, reason)
-            return cell.digest, reason, ""
-    return cell.digest, "", ""
+            return cell.digest, reason, 0
+    return cell.digest, "", 0
 
 
 def set_threads(threads: int) -> None:

@@ -1,8 +1,4 @@
-"""A text-guided latent diffusion model made of stock diffusers and transformers classes, and its training loss.
-
-Latent diffusion: Rombach et al. 2022 (arXiv 2112.10752). v-prediction: Salimans & Ho 2022 (arXiv 2202.00512), eq. 9 ff.
-Caption dropout for classifier-free guidance: Ho & Salimans 2022 (arXiv 2207.12598).
-"""
+"""Assemble, load and save a diffusers pipeline with its vocabulary; the noise schedule and the loss."""
 
 from pathlib import Path
 from typing import Any

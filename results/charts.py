@@ -9,18 +9,23 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from results.inputs import Results
 from results.series import (
+    GREY,
+    LOOKS,
+    PLACEBOS,
     SERIES,
+    SPARE,
     highest_budget,
+    label,
     line_styles,
+    look,
     lowest_budget,
     one_a_set,
     plain,
     real_images,
     span,
 )
-from results.style import GREY, LOOKS, PLACEBOS, SPARE, label, look
+from results.tidy import Results
 from results.wording import count, percent
 
 BANDED = ("real", "augmented")  # the pair that matters has bands, the rest bars beside

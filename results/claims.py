@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.jackknife import Jackknives
 from results.pooling import Load, Row, Setting, compare, counterpart, generators_of, images, settings
-from results.statistics import holm, p_value, qualified, smallest_detectable, tost, verdict
+from results.statistics import Jackknives, holm, p_value, qualified, smallest_detectable, tost, verdict
 
 PLACEBOS = ("class_mean", "copies", "mixup")
 COLUMNS = [

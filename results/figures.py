@@ -1,15 +1,102 @@
-"""Every figure by name: how it is drawn, what it says, and how it is written."""
+"""Every figure by name: how it is drawn, what it says in words made from the numbers, and how it is written."""
 
 import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 from matplotlib.figure import Figure
 
-from results import charts, messages, pictures
-from results.inputs import Results
-from results.style import styled
+from results import charts, pictures
+from results.series import headline, styled, with_images
+from results.tidy import Results
+from results.wording import listed, number, percent
+
+BAND = "Bands and bars are 95 % intervals over seeds and test patients."
+
+
+def say_metric_by_budget(results: Results) -> str:
+    """Where augmented lies above, below, or cannot be told from real data."""
+    rows = with_images(results)
+    text = "Test AUROC, macro one against rest, by the share of the real training images used. "
+    for budget in sorted(set(rows["budget"]))[:: max(len(set(rows["budget"])) - 1, 1)] if len(rows) else []:
+        at = rows[rows["budget"] == budget]
+        text += f"At {percent(budget)}, adding synthetic images: {_tally(at)}. "
+    return text + BAND
+
+
+def say_differences(results: Results) -> str:
+    """Count of intervals above, below and across zero for the headline contrasts."""
+    rows = headline(results)
+    rows = rows[rows["claim"]] if len(rows) else rows
+    lead = f"Arm minus real only. In the contrasts that may be claimed (filled): {_tally(rows)}. " if len(rows) else ""
+    margin = number(results.study.get("margin", 0.01), 3)
+    lead += "Lines are 95 % intervals. "
+    return f"{lead}Hollow markers are exploratory; the grey band is the margin of ±{margin}."
+
+
+def _tally(rows: pd.DataFrame) -> str:
+    """better on 1, worse on 0, cannot be told on 3 data sets (uncorrected intervals)."""
+    better, worse = int((rows["low"] > 0).sum()), int((rows["high"] < 0).sum())
+    rest = len(rows) - better - worse
+    return f"better on {better}, worse on {worse}, not told apart on {rest} data sets (95 % intervals)"
+
+
+def say_sample_grid(results: Results) -> str:
+    """How the images were chosen."""
+    sets = [str(each["dataset"]) for each in results.samples]
+    return (
+        f"Real images left, synthetic ones right, for {listed(sets)}; the caption asked for stands under "
+        "each row. Drawn at random, none chosen or left out."
+    )
+
+
+def say_nearest_neighbours(results: Results) -> str:
+    """The closest pair of all."""
+    rows = [each for each in results.neighbours if len(each["d_train"])]
+    text = "Each synthetic image beside its nearest training and its nearest held-out image, closest first. "
+    if not rows:
+        return text
+    closest = min(rows, key=lambda each: float(min(each["d_train"])))
+    place = int(list(closest["d_train"]).index(min(closest["d_train"])))
+    train, heldout = number(closest["d_train"][place]), number(closest["d_heldout"][place])
+    return (
+        f"{text}The closest of all ({closest['dataset']}) lies {train} from a training image and {heldout} "
+        "from a held-out one (tile-max distance, 0 = a copy)."
+    )
+
+
+def say_distance_histogram(results: Results) -> str:
+    """The share of synthetic images below the threshold, by data set."""
+    shares = [f"{each['dataset']} {percent(_below(each))}" for each in results.distances if len(each["synthetic"])]
+    level = " Held-out real images are the control; planted copies show what the audit would find."
+    return f"Share of synthetic images at or below the threshold: {listed(shares)}.{level}"
+
+
+def _below(entry: dict[str, Any]) -> float:
+    return float(sum(d <= entry["threshold"] for d in entry["synthetic"]) / len(entry["synthetic"]))
+
+
+def say_fidelity(results: Results) -> str:
+    """Where each generator stands between the floor and the control to beat."""
+    table = results.table
+    kept = table[(table["stage"] == "fidelity") & table["seed"].isna() & (table["group"] == "all")]
+    kept = kept[kept["metric"].str.startswith("frechet") & (kept["variant"] == "")]
+    parts = []
+    for name in results.generators[:1]:
+        beaten, total = 0, 0
+        for dataset in results.names:
+            mine = kept[kept["dataset"] == dataset].drop_duplicates("generator").set_index("generator")["value"]
+            if name in mine and "class_mean" in mine:
+                total += 1
+                beaten += int(mine[name] < mine["class_mean"])
+        if total:
+            parts.append(f"{name} is closer than class means with noise on {beaten} of {total} data sets.")
+    return " ".join(
+        ["Lower Fréchet distance is closer; real against real is the floor, class mean + noise the control;",
+         "copies and mixup are lower bounds, not rivals.", *parts]
+    )  # fmt: skip
 
 
 class Entry(NamedTuple):
@@ -22,12 +109,12 @@ class Entry(NamedTuple):
 
 
 FIGURES: dict[str, Entry] = {
-    "differences": Entry(charts.differences, messages.differences, "Differences from real data alone"),
-    "distance_histogram": Entry(charts.distance_histogram, messages.distance_histogram, "Nearest-neighbour distances"),
-    "fidelity": Entry(charts.fidelity, messages.fidelity, "Fidelity and diversity beside their controls"),
-    "metric_by_budget": Entry(charts.metric_by_budget, messages.metric_by_budget, "Score against real data used"),
-    "nearest_neighbours": Entry(pictures.nearest_neighbours, messages.nearest_neighbours, "Nearest neighbours", True),
-    "sample_grid": Entry(pictures.sample_grid, messages.sample_grid, "Real and synthetic images", True),
+    "differences": Entry(charts.differences, say_differences, "Differences from real data alone"),
+    "distance_histogram": Entry(charts.distance_histogram, say_distance_histogram, "Nearest-neighbour distances"),
+    "fidelity": Entry(charts.fidelity, say_fidelity, "Fidelity and diversity beside their controls"),
+    "metric_by_budget": Entry(charts.metric_by_budget, say_metric_by_budget, "Score against real data used"),
+    "nearest_neighbours": Entry(pictures.nearest_neighbours, say_nearest_neighbours, "Nearest neighbours", True),
+    "sample_grid": Entry(pictures.sample_grid, say_sample_grid, "Real and synthetic images", True),
 }
 
 

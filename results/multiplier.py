@@ -7,9 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from results.jackknife import Jackknives
 from results.pooling import Load, Row, Setting, combine, generators_of, images, settings
-from results.statistics import Estimate, averaging, difference_interval, patient_covariance
+from results.statistics import Estimate, Jackknives, averaging, difference_interval, patient_covariance
 
 Floats = npt.NDArray[np.float64]
 POINTS = 241  # of the grid over log m that the interval is read from

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from results.inputs import Results
+from results.tidy import Results
 from results.wording import number
 
 Images = npt.NDArray[np.uint8]

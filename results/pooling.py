@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.jackknife import METRICS, Jackknives
-from results.statistics import Estimate, difference_interval, paired
+from results.statistics import METRICS, Estimate, Jackknives, difference_interval, paired
 from results.tidy import missing, records
 
 Row = dict[str, Any]

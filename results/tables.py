@@ -5,8 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from results.inputs import Results
-from results.tidy import records
+from results.tidy import Results, records
 
 SETTING = ["arm", "generator", "exposure", "budget", "ratio", "share", "backbone", "variant"]
 BOUNDS = ("value", "low", "high")

@@ -1,8 +1,12 @@
-"""Numbers as words: three decimals, a real minus sign, a dash for what is missing; never `nan`."""
+"""Numbers as words, tables as people read them: never nan, a real minus sign, a dash for what is missing."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from results.tidy import missing, rounded
 
 DASH = "–"
 MINUS = "\u2212"
@@ -112,3 +116,194 @@ def times_interval(low: Any, high: Any, low_censored: Any = 0, high_censored: An
     for mark, words in swap.items():
         left, right = left.replace(mark, words), right.replace(mark, words)
     return f"{left} to {right}"
+
+
+HEADINGS = {
+    "arm": "arm", "auroc": "AUROC", "dataset": "data set", "image_type": "image type", "n": "test images",
+    "n_train": "real images", "ms_ssim": "MS-SSIM", "p_holm": "p (Holm)", "p_equivalence": "p (equivalence)",
+    "data_multiplier": "times the real data", "text": "verdict", "peak_memory_mb": "peak memory (MB)",
+    "frechet_efficientnet_lite0": "Fréchet, EfficientNet-Lite0",
+    "kernel_efficientnet_lite0": "kernel, EfficientNet-Lite0",
+}  # fmt: skip
+PERCENT = ("flagged", "power", "excess_copies", "share", "level", "budget", "bank_share", "copies_called")
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "–": "--", "\u00a0": "~", "−": r"\ensuremath{-}", "±": r"\ensuremath{\pm}", "∞": r"\ensuremath{\infty}",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Printed:
+    """Headings, rows of cells, which columns are numbers, and which (row, column) is best."""
+
+    headings: list[str]
+    rows: list[list[str]]
+    numeric: list[bool]
+    best: frozenset[tuple[int, int]]
+    note: str = ""  # what all rows have in common, where such columns were folded
+
+
+FOLDED = (
+    "image_type",
+    "generator",
+    "exposure",
+    "against",
+    "budget",
+    "ratio",
+    "share",
+    "backbone",
+    "variant",
+    "device",
+)
+
+
+def printed(table: pd.DataFrame, fold: bool = False) -> Printed:
+    """Intervals merged into their number, empty columns dropped, a dash for what is missing.
+
+    fold: a setting that is the same in all rows becomes a note.
+    """
+    names = [name for name in map(str, table.columns) if not _is_bound(name, table) and not _empty(table[name])]
+    if "text" in names and "verdict" in names:
+        names.remove("verdict")
+    same = [name for name in names if fold and len(table) > 1 and name in FOLDED and table[name].nunique() == 1]
+    note = ", ".join(f"{heading(name)} {one(name, table[name].dropna().iloc[0])}" for name in same)
+    names = [name for name in names if name not in same]
+    rows = [[_cell(name, row) for name in names] for row in table.to_dict("records")]
+    numeric = [pd.api.types.is_numeric_dtype(table[name]) and table[name].dtype != bool for name in names]
+    return Printed([heading(name, table) for name in names], rows, numeric, _best(table, names), note)
+
+
+def heading(name: str, table: pd.DataFrame | None = None) -> str:
+    """A column's name in words, with `(95 %)` where its cells carry intervals."""
+    stem, _, kind = name.partition(":")
+    text = HEADINGS.get(stem, stem.replace("_", " ")) + (f", {kind.replace('_', ' ')}" if kind else "")
+    bounded = table is not None and (f"{name}_low" in table or (name == "difference" and "low" in table))
+    return f"{text} (95 %)" if bounded else text
+
+
+def write_table(table: pd.DataFrame, folder: Path, name: str) -> list[Path]:
+    """NAME.csv with the numbers (missing = empty), NAME.md and NAME.tex as printed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    floats = {key: [rounded(x) if not missing(x) else x for x in table[key]] for key in _floats(table)}
+    files = {
+        "csv": table.assign(**floats).to_csv(index=False, lineterminator="\n"),
+        "md": markdown(printed(table)),
+        "tex": latex(printed(table)),
+    }
+    for kind, text in files.items():
+        (folder / f"{name}.{kind}").write_text(text, encoding="utf-8")
+    return [folder / f"{name}.{kind}" for kind in files]
+
+
+def markdown(table: Printed) -> str:
+    """A pipe table; the best number of each comparison bold."""
+    if not table.rows:
+        return "No rows.\n"
+    marks = [" --: " if numeric else " --- " for numeric in table.numeric]
+    cells = [[_escaped(cell) for cell in row] for row in table.rows]
+    for row, column in table.best:
+        cells[row][column] = f"**{cells[row][column]}**"
+    lines = [[_escaped(text) for text in table.headings], *cells]
+    text = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([text[0], f"|{'|'.join(marks)}|", *text[1:]]) + "\n"
+
+
+def latex(table: Printed) -> str:
+    """A booktabs tabular, escaped; needs \\usepackage{booktabs}."""
+    if not table.rows:
+        return "% No rows.\n"
+    cells = [[tex(cell) for cell in row] for row in table.rows]
+    for row, column in table.best:
+        cells[row][column] = rf"\textbf{{{cells[row][column]}}}"
+    columns = "".join("r" if numeric else "l" for numeric in table.numeric)
+    head = " & ".join(tex(text) for text in table.headings)
+    body = [" & ".join(row) + r" \\" for row in cells]
+    lines = [
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        head + r" \\",
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+    ]
+    return "\n".join([*lines, r"\end{tabular}"]) + "\n"
+
+
+def tex(text: str) -> str:
+    """Text for LaTeX."""
+    return "".join(LATEX.get(letter, letter) for letter in text)
+
+
+def _escaped(text: str) -> str:
+    for old, new in (("|", "\\|"), ("<", "&lt;"), (">", "&gt;"), ("\n", " "), ("*", "\\*")):
+        text = text.replace(old, new)
+    return text
+
+
+def _is_bound(name: str, table: pd.DataFrame) -> bool:
+    stem, _, end = name.rpartition("_")
+    if name in ("low", "high"):
+        return "difference" in table
+    return (end in ("low", "high") and stem in table) or name.startswith("censored_")
+
+
+def _empty(column: "pd.Series[Any]") -> bool:
+    return len(column) > 0 and all(missing(value) or value == "" for value in column)
+
+
+def _floats(table: pd.DataFrame) -> list[str]:
+    return [str(name) for name in table.columns if pd.api.types.is_float_dtype(table[name])]
+
+
+def _cell(name: str, row: dict[Any, Any]) -> str:
+    value = row[name]
+    low, high = (row.get(f"{name}_{end}", row.get(end) if name == "difference" else None) for end in ("low", "high"))
+    if name == "data_multiplier":
+        flags = [{"<": -1, ">": 1}.get(row.get(f"censored_{each}", ""), 0) for each in ("value", "low", "high")]
+        text, ends = times(value, flags[0]), [times(low, flags[1]), times(high, flags[2])]
+        return text if DASH in ends else f"{text} ({ends[0]} to {ends[1]})"
+    text = one(name, value)
+    if missing(low) or missing(high):
+        return text
+    if name == "difference":
+        return f"{text} ({interval(low, high, sign=True)})"
+    return f"{text} ({one(name, low)} to {one(name, high)})"
+
+
+def one(name: str, value: Any) -> str:
+    """A single value in the manner of its column."""
+    stem = name.partition(":")[0]
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if missing(value) or value == "":
+        return DASH
+    if isinstance(value, str):
+        return value
+    if stem in ("p", "p_holm", "p_equivalence") or stem.endswith("_p"):
+        return p_text(value)
+    if stem.endswith(PERCENT):
+        return percent(value)
+    if stem.endswith("seconds"):
+        return duration(value)
+    if stem in ("n", "n_train", "cells", "seeds", "generators", "peak_memory_mb") or isinstance(value, int):
+        return count(value)
+    if stem == "difference":
+        return number(value, sign=True)
+    if stem == "ratio":
+        return f"{value:g}"
+    return significant(value) if stem.startswith(("frechet", "kernel")) else number(value)
+
+
+def _best(table: pd.DataFrame, names: list[str]) -> frozenset[tuple[int, int]]:
+    """The largest of a column within its groups, as table.attrs['best'] = (column, keys) asks."""
+    if "best" not in table.attrs or table.empty:
+        return frozenset()
+    column, keys = table.attrs["best"]
+    marked = set()
+    for _, part in table.reset_index(drop=True).groupby(keys, dropna=False):
+        values = part[column].dropna()
+        if len(values) > 1:
+            marked |= {(int(row), names.index(column)) for row in values.index[values == values.max()]}
+    return frozenset(marked)

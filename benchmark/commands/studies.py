@@ -40,7 +40,7 @@ def run(
 
 def plan(study: StudyArg, set_: SetOption = None, home: HomeOption = None, name: NameOption = None) -> None:
     """Print a study's cells, how many are done, and an estimate of the time. Example: augury plan real-small"""
-    from benchmark.progress import estimate
+    from benchmark.running import estimate
 
     loaded, store, cells = _load(study, set_, home, name)
     for line in estimate(loaded, cells, store):
@@ -157,7 +157,7 @@ def export(
 
 def status(study: StudyArg, set_: SetOption = None, home: HomeOption = None, name: NameOption = None) -> None:
     """Print how far a study is, and why cells failed. Example: augury status quick"""
-    from benchmark.progress import progress_lines
+    from benchmark.running import progress_lines
 
     _, store, cells = _load(study, set_, home, name)
     for line in progress_lines(cells, store):
@@ -195,8 +195,7 @@ def _run(
     from benchmark.backends import BACKENDS
     from benchmark.cache import BadInput
     from benchmark.plan import ORDER
-    from benchmark.progress import Told
-    from benchmark.running import claim_name, needed, run_cells, save_study
+    from benchmark.running import Told, claim_name, needed, run_cells, save_study
 
     if backend is not None and backend not in BACKENDS:
         raise BadInput(f"--backend {backend!r} given; allowed: {', '.join(BACKENDS)}")

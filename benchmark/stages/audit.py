@@ -29,7 +29,7 @@ class Bank:
     patients: list[str]
 
 
-def run(config: Record, inputs: dict[str, Path], folder: Path) -> None:
+def run_audit(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     """Writes rows.json, images.csv, distances.npz and pairs.npz."""
     from generators.autoencoders import load_autoencoder, round_trip, working_resolution
 

@@ -9,7 +9,7 @@ from benchmark.mixing import mixture
 from benchmark.stages import split, synthesize
 
 
-def run(config: Record, inputs: dict[str, Path], folder: Path) -> None:
+def run_classify(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     """Writes predictions.npz (test and validation probabilities and labels) and training.json."""
     from classifiers.backbones import DEFAULTS, create
     from classifiers.training import Pool, Settings, fit, predict

@@ -15,10 +15,6 @@ from benchmark.prompts import captions
 from benchmark.splits import Rows, budget_rows, entry_budgets, flip_coin, leakage, patients_of
 
 
-class Leak(BadInput):
-    """A leak that stops a study unless it is waived by name."""
-
-
 @dataclass(frozen=True)
 class Prepared:
     """A finished split cell: card, splits, and the rows of train that are kept, members, held out."""
@@ -41,7 +37,7 @@ class Prepared:
         return self.kept[budget_rows(entry_budgets(labels, patients, seed or 0), budget)]
 
 
-def run(config: Record, inputs: dict[str, Path], folder: Path) -> None:
+def run_split(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     """Writes arrays.npz, card.json, leaks.json."""
     reference = config["reference"]
     path = datasets.locate(reference)
@@ -49,7 +45,9 @@ def run(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     found = leakage(native)
     stops = [finding for finding in found if finding.stops]
     if stops and not config["waived"]:
-        raise Leak(f"data set {native.card.name}: {stops[0].text}; `waive: [{native.card.name}]` runs it all the same")
+        raise BadInput(
+            f"data set {native.card.name}: {stops[0].text}; `waive: [{native.card.name}]` runs it all the same", code=1
+        )
     data = native if path is None else datasets.load(reference, config["size"])
 
     # Patients come from the pixels as given: two pictures must not become one by being made smaller.

@@ -24,7 +24,7 @@ class SyntheticSet:
     seeds: NDArray[np.int64]
 
 
-def run(config: Record, inputs: dict[str, Path], folder: Path) -> None:
+def run_synthesize(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     """Writes synthetic.npz."""
     prepared = split.read(inputs["split"])
     rows = prepared.budget(config["budget"], config["seed"])

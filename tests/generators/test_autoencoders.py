@@ -18,7 +18,7 @@ from generators.autoencoders import (
     tune_decoder,
     working_resolution,
 )  # fmt: skip
-from generators.textures import dead_leaves
+from generators.distillation import dead_leaves
 
 
 def features(images: torch.Tensor) -> list[torch.Tensor]:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from generators.autoencoders import new_tiny
+from generators.distillation import learn_vocabulary
 from generators.latent_diffusion import diffusion_loss, load_pipeline, small_pipeline, token_ids, tokenizer
 from generators.sampling import noise, sample
 from generators.training import Schedule, sampling_weights, train
-from generators.vocabulary import learn_vocabulary
 
 CAPTIONS = ["head CT slice", "chest x-ray", "", "retina with no diabetic retinopathy"]
 

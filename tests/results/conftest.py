@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 
 from results.claims import contrasts, replicates
-from results.inputs import Results
 from results.multiplier import multiplier_rows
 from results.pooling import pool_seeds, pooled_rows
-from results.tidy import frame, join
+from results.tidy import Results, frame, join
 
 BUDGETS = (0.01, 0.1, 1.0)
 PLACEBOS = ("copies", "class_mean", "mixup")

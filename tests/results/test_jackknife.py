@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
-from results.jackknife import METRICS, auroc, jackknife
+from results.statistics import METRICS, auroc, jackknife
 
 
 def example(classes: int, n: int = 60, seed: int = 0) -> tuple[Any, Any, Any]:

@@ -11,12 +11,11 @@ import pytest
 from results.answers import answers
 from results.claims import contrasts
 from results.figures import FIGURES, draw
-from results.inputs import Results
 from results.pooling import pooled_rows
 from results.report import render
 from results.tables import TABLES
-from results.tidy import frame, join
-from results.writing import latex, markdown, printed, write_table
+from results.tidy import Results, frame, join
+from results.wording import latex, markdown, printed, write_table
 
 VOID = {"meta", "img", "br", "line", "ellipse"}
 
