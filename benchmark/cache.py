@@ -45,6 +45,11 @@ class Cell:
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
+    @cached_property
+    def level(self) -> int:
+        """0 for a cell that reads none, else one more than its deepest input; cells of a level can run at once."""
+        return max((1 + cell.level for cell in self.inputs.values()), default=0)
+
     @property
     def name(self) -> str:
         """What a person calls the cell: its stage and the keys that tell it from its neighbours."""

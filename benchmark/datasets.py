@@ -132,10 +132,15 @@ def digest(reference: str, phantom_images: int, size: int) -> str:
     if path.is_file() and path.suffix == ".npz":
         card = path.with_suffix(".json")
         return sha256(path) + (sha256(card) if card.is_file() else "")
+    return fingerprint(path)
+
+
+def fingerprint(path: Path, files: list[Path] | None = None) -> str:
+    """The sha256 over names and contents of these files, by default all that a folder or CSV consists of."""
     from benchmark.sources import files_of
 
     total = hashlib.sha256()
-    for file in files_of(path):
+    for file in files_of(path) if files is None else files:
         total.update(f"{file} {sha256(file)}".encode())
     return total.hexdigest()
 

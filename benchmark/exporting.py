@@ -4,9 +4,11 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from benchmark.cache import BadInput, Cell, Store, write_json
+from benchmark.datasets import Card
+from benchmark.prompts import label_name
+from benchmark.sources import folder_name
 from benchmark.stages import synthesize
 
 NOTICE = (
@@ -23,29 +25,32 @@ def export_sets(cells: list[Cell], store: Store, folder: Path) -> Iterator[str]:
     if folder.exists() and any(folder.iterdir()):
         raise BadInput(f"export: {folder} is not empty; give a new folder")
     for cell in drawn:
-        name = "-".join(str(cell.about[key]) for key in ("dataset", "generator", "exposure", "budget", "seed")
-                        if cell.about.get(key) is not None)  # fmt: skip
+        keys = ("dataset", "generator", "exposure", "budget", "seed", "variant")
+        name = "-".join(str(cell.about[key]) for key in keys if cell.about.get(key) not in (None, ""))
         yield f"{_export(cell, store, folder / name)} images in {folder / name}"
 
 
 def _export(cell: Cell, store: Store, folder: Path) -> int:
     from PIL import Image
 
-    card = json.loads((store.verify(cell.inputs["split"]) / "card.json").read_text())
+    facts = json.loads((store.verify(cell.inputs["split"]) / "card.json").read_text())
+    card = Card.of(facts)
     drawn = synthesize.read(store.verify(cell))
+    guidance = cell.config.get("guidance", "")
+    generator = cell.inputs["train"].digest if "train" in cell.inputs else ""
     rows = []
     for i, image in enumerate(drawn.images):
-        label = _label(card, drawn.labels[i])
-        file = Path(_safe(label)) / f"{i:06d}.png"
+        label = label_name(card, drawn.labels[i])
+        file = Path(folder_name(label)) / f"{i:06d}.png"
         (folder / file.parent).mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / file)
-        rows.append([file.as_posix(), label, drawn.captions[i], int(drawn.seeds[i])])
+        rows.append([file.as_posix(), label, drawn.captions[i], int(drawn.seeds[i]), guidance, generator])
     with (folder / "metadata.csv").open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerows([["file_name", "label", "text", "seed"], *rows])
-    facts = {key: card[key] for key in ("name", "licence", "citation", "image_type")}
-    write_json(folder / "card.json", {"source": facts, "cell": cell.digest, "config": cell.config, "notice": NOTICE})
-    (folder / "LICENCE.txt").write_text(f"{NOTICE}\n\nLicence of the source {card['name']}: {card['licence']}\n")
+        writer.writerows([["file_name", "label", "text", "seed", "guidance", "generator"], *rows])
+    source = {key: facts[key] for key in ("name", "licence", "citation", "image_type")}
+    write_json(folder / "card.json", {"source": source, "cell": cell.digest, "config": cell.config, "notice": NOTICE})
+    (folder / "LICENCE.txt").write_text(f"{NOTICE}\n\nLicence of the source {card.name}: {card.licence}\n")
     return len(rows)
 
 
@@ -75,15 +80,3 @@ def draw_prompts(cells: list[Cell], store: Store, prompts: list[str], seed: int,
         for i, image in enumerate(images):
             Image.fromarray(image).save(out / f"{i:06d}.png")
             writer.writerow([f"{i:06d}.png", prompts[i], seeds[i]])
-
-
-def _label(card: dict[str, list[str]], label: Any) -> str:
-    import numpy as np
-
-    if np.ndim(label) == 0:
-        return card["classes"][int(label)]
-    return " + ".join(card["classes"][i] for i in np.flatnonzero(label)) or "no finding"
-
-
-def _safe(label: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in " +-_." else "_" for letter in label).strip(". ") or "_"

@@ -55,6 +55,7 @@ class Reporter:
     def __init__(self, study: Study, store: Store, cells: list[Cell]) -> None:
         self.study, self.store, self.cells = study, store, cells
         self.folder = store.home / study.name
+        cells = [cell for cell in cells if not cell.config.get("keep")]  # a filter's judge is no arm of the study
         self.done = [cell for cell in cells if store.record(cell) is not None]
         self.missing = [cell for cell in cells if store.record(cell) is None]
         self.by_digest = {cell.digest: cell for cell in cells}
@@ -76,7 +77,7 @@ class Reporter:
         resolved = self.study.model_dump(mode="json")
         generators = replicates(resolved)
         pooled = [*pooled_rows(cells, load, generators), *multiplier_rows(cells, load, generators)]
-        pooled += pool_seeds(own[own["stage"].isin(["fidelity", "audit"])])
+        pooled += pool_seeds(own[own["stage"].isin(["synthesize", "fidelity", "audit"])])
         return Results(
             study=resolved,
             table=frame([*records(own), *(row | {"study": self.study.name} for row in pooled)]),
@@ -99,6 +100,10 @@ class Reporter:
     def cell_rows(self) -> Iterator[Record]:
         for cell in self.of("classify"):
             yield from self.classifier_rows(cell)
+        for cell in self.of("synthesize"):
+            facts = json.loads((self.store.verify(cell) / "facts.json").read_text())
+            for name, value in facts.items():
+                yield self.keys(cell) | {"group": "all", "metric": f"filter_{name}", "value": value}
         for cell in (*self.of("fidelity"), *self.of("audit")):
             for row in json.loads((self.store.verify(cell) / "rows.json").read_text()):
                 keys = self.keys(cell) | {key: value for key, value in row.items() if value != ""}

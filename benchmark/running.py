@@ -27,7 +27,7 @@ TYPICAL = {
 
 
 class Told:
-    """Called after every cell with (stage, done, of, name); a rich bar on a terminal, else one line a cell."""
+    """Called after every cell with (stage, name); a rich bar on a terminal, else one line a cell."""
 
     def __init__(self, todo: int, stream: TextIO) -> None:
         self.todo, self.stream, self.start, self.done = todo, stream, time.monotonic(), 0
@@ -53,15 +53,11 @@ class Told:
         if self.bar:
             self.bar.stop()
 
-    def __call__(self, stage: str, done: int, total: int, name: str) -> None:
+    def __call__(self, stage: str, name: str) -> None:
         self.done += 1
         seconds = time.monotonic() - self.start
         if self.bar:
-            self.bar.update(
-                self.task,
-                advance=1,
-                description=f"{stage} {done}/{total}  {60 * self.done / seconds:.0f}/min",
-            )
+            self.bar.update(self.task, advance=1, description=f"{stage}  {60 * self.done / seconds:.0f} cells/min")
             return
         print(f"{seconds:7.0f} s  {self.done}/{self.todo}  {name}", file=self.stream, flush=True)
 
@@ -110,33 +106,33 @@ PACKAGES = (
 
 
 def run_cells(
-    cells: list[Cell], store: Store, backend: str, workers: int, told: Callable[[str, int, int, str], None]
+    cells: list[Cell], store: Store, backend: str, workers: int, told: Callable[[str, str], None]
 ) -> list[Cell]:
     """Finish the cells and return those that failed; bad input (leaks included) is raised as it comes.
 
-    told(stage, cells done, cells to do, name) is called after every cell.
+    told(stage, name) is called after every cell.
     """
-    failed: dict[str, str] = {}
-    for name in ORDER:
-        todo = [cell for cell in cells if cell.stage == name and store.record(cell) is None]
+    failed: set[str] = set()
+    todo = [cell for cell in cells if store.record(cell) is None]
+    for level in sorted({cell.level for cell in todo}):
         ready = []
-        for cell in todo:
+        for cell in (cell for cell in todo if cell.level == level):
             missing = [item for item in cell.inputs.values() if item.digest in failed]
             if missing:
-                failed[cell.digest] = f"needs {missing[0].name}, which failed"
-                store.fail(cell, failed[cell.digest])
+                failed.add(cell.digest)
+                store.fail(cell, f"needs {missing[0].name}, which failed")
             else:
                 for item in cell.inputs.values():
                     store.verify(item)
                 ready.append(cell)
         by_digest = {cell.digest: cell for cell in ready}
         jobs = [(min(cell.threads, workers), (str(store.home), cell)) for cell in ready]
-        for done, (digest, error, code) in enumerate(BACKENDS[backend](run_one, jobs, workers), 1):
+        for digest, error, code in BACKENDS[backend](run_one, jobs, workers):
             if code:
                 raise BadInput(error, code)
             if error:
-                failed[digest] = error
-            told(name, done, len(jobs), by_digest[digest].name + (" FAILED" if error else ""))
+                failed.add(digest)
+            told(by_digest[digest].stage, by_digest[digest].name + (" FAILED" if error else ""))
     return [cell for cell in cells if cell.digest in failed]
 
 

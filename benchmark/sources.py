@@ -132,6 +132,26 @@ def image_files(folder: Path) -> list[Path]:
     return files
 
 
+def folder_name(label: str) -> str:
+    """A label as the name of a folder."""
+    return "".join(letter if letter.isalnum() or letter in " +-_." else "_" for letter in label).strip(". ") or "_"
+
+
+def labelled_files(place: Path, labels: list[str]) -> dict[str, list[Path]]:
+    """Image files of each label, from folders of that name or a CSV of path,label."""
+    if place.is_dir():
+        folders = {label: place / folder_name(label) for label in labels}
+        return {label: image_files(folder) if folder.is_dir() else [] for label, folder in folders.items()}
+    found: dict[str, list[Path]] = {label: [] for label in labels}
+    with place.open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            if "path" not in row or "label" not in row:
+                raise BadInput(f"{place}: columns {', '.join(row)} given; expected path,label")
+            if row["label"] in found:
+                found[row["label"]].append(place.parent / row["path"])
+    return found
+
+
 def read_image(file: Path, size: int | None) -> NDArray[np.uint8]:
     """One image as uint8 RGB [H, W, 3]; with a size, cut to the central square and resized (bicubic)."""
     try:

@@ -5,46 +5,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from benchmark.cache import BadInput
+from benchmark.recipes import Count, Frozen, Generator, Sampling, Share
 
 PRESETS = Path(__file__).parent / "presets"
 PLACEBOS = ("class_mean", "copies", "mixup")
 Arm = Literal["real", "synthetic", "mixed", "augmented"]
 Budget = Annotated[float, Field(gt=0, le=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
 SYNTHETIC_ARMS = ("synthetic", "mixed", "augmented")
-
-
-class Frozen(BaseModel):
-    """Immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Generator(Frozen):
-    """One generator: what it learns from and how long."""
-
-    train_on: Literal["all", "each"] | list[str] = "all"
-    recipe: Literal["small"] = "small"
-    images_seen: Count = 40_000  # images
-    batch: Count = 128  # images
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3
-    caption_dropout: Share = 0.1
-    balance: Share = 0.5  # a set is drawn with weight size^balance
-    channels: list[Annotated[int, Field(ge=16, multiple_of=16)]] = [64, 128]
-    text_width: Annotated[int, Field(ge=32, multiple_of=32)] = 128
-    seeds: Literal["all"] | Count = "all"  # how many generators; seed s of the study uses generator s modulo this
-
-
-class Sampling(Frozen):
-    """How synthetic sets are drawn: denoising steps, guidance scale, images a batch."""
-
-    steps: Annotated[int, Field(ge=2, le=1000)] = 15
-    guidance: Annotated[float, Field(ge=1, le=50)] = 2.0
-    batch: Count = 64
 
 
 class Classifier(Frozen):
@@ -74,7 +44,7 @@ class Block(Frozen):
     arms: list[Arm] = ["real", "synthetic", "mixed", "augmented"]
     budgets: Annotated[list[Budget], Field(min_length=1)] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0]
     ratios: Annotated[list[Annotated[float, Field(gt=0, le=100)]], Field(min_length=1)] = [1]
-    exposure: list[Literal["full", "budget"]] = ["full"]
+    exposure: list[Literal["full", "budget", "transfer"]] = ["full"]
     generators: list[str] | None = None  # None = every generator of the study
 
     @field_validator("exposure", mode="before")
@@ -212,7 +182,9 @@ def load_study(source: str, overrides: list[str] | None = None, name: str | None
         study = Study.model_validate(data)
     except ValidationError as error:
         raise BadInput(f"study {source}: {one_line(error)}") from None
-    return study.model_copy(update={"datasets": [_relative(ref, file) for ref in study.datasets]})
+    generators = {key: generator.at(file.parent) for key, generator in study.generators.items()}
+    datasets = [_relative(ref, file) for ref in study.datasets]
+    return study.model_copy(update={"datasets": datasets, "generators": generators})
 
 
 def one_line(error: ValidationError) -> str:

@@ -104,7 +104,7 @@ def decode(model: Autoencoder, latents: torch.Tensor, size: int, batch: int = 64
     return np.concatenate(parts)
 
 
-def round_trip(model: Autoencoder, images: NDArray[np.uint8], resolution: int) -> NDArray[np.uint8]:
+def round_trip(model: Autoencoder, resolution: int, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """decode(encode(images)) at the images' own side: the best copy that a latent model can emit."""
     return decode(model, encode(model, images, resolution), images.shape[1])
 

@@ -86,6 +86,35 @@ def load_pipeline(folder: Path) -> Pipeline:
     return pipeline
 
 
+def add_lora(pipeline: Pipeline, rank: int) -> None:
+    """Low-rank adapters in the U-Net's attention (Hu 2021, arXiv 2106.09685); nothing else is trained after this."""
+    from peft import LoraConfig
+
+    pipeline.text_encoder.requires_grad_(False)
+    pipeline.unet.requires_grad_(False)
+    layers = ["to_q", "to_k", "to_v", "to_out.0"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipeline.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers))
+
+
+def merge_lora(pipeline: Pipeline) -> None:
+    """Fold the adapters into the U-Net's weights, so that the folder is a stock one."""
+    pipeline.unet.fuse_lora()
+    pipeline.unet.unload_lora()
+
+
+def with_scheduler(pipeline: Pipeline, name: str) -> Pipeline:
+    """The pipeline with another of diffusers' schedulers, by class name, of the same noise levels."""
+    import diffusers
+
+    kind = getattr(diffusers, name, None)
+    if kind is None or not hasattr(kind, "from_config") or not name.endswith("Scheduler"):
+        raise ValueError(f"scheduler {name!r} is not one of diffusers', such as DDIMScheduler, EulerDiscreteScheduler")
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+    return pipeline
+
+
 def token_ids(words: Any, captions: list[str]) -> torch.Tensor:
     """Captions -> int64 [N, max tokens], padded and cut as the pipeline does it."""
     batch = words(

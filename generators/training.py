@@ -1,43 +1,89 @@
-"""One training loop for a text-guided latent diffusion model, resumable at any step.
+"""One training loop for a text-guided latent diffusion model, resumable at any step, on one device or several.
 
 Every random choice of step i comes from (seed, i), so that a run that was killed and goes on from a checkpoint makes
-the same choices as one that was not.
+the same choices as one that was not, and so do several processes that share each batch.
 """
 
 import copy
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 
-from generators.latent_diffusion import diffusion_loss, token_ids
+from generators.latent_diffusion import diffusion_loss, signal_and_noise, token_ids
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train: images_seen and batch in images, learning rate per step, warm-up in steps."""
+    """How long and how fast to train: images_seen and batch in images, learning rate per step, warm-up in steps.
+
+    micro_batch: images in memory at once (None = the batch), whose gradients are summed; it changes rounding alone.
+    snr_gamma: clips the weight of easy times (Hang 2023, arXiv 2303.09556, equation 6); None = no weighting.
+    """
 
     images_seen: int = 40_000
     batch: int = 128
+    micro_batch: int | None = None
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     warmup: int = 30
     caption_dropout: float = 0.1
     ema_decay: float = 0.995
     gradient_norm: float = 1.0
+    snr_gamma: float | None = None
+    precision: str = "fp32"
     checkpoint_seconds: float = 120.0
 
     @property
     def steps(self) -> int:
         """Optimiser steps."""
         return max(1, self.images_seen // self.batch)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's images by row, caption by number, times int64 [B] and noise float32 [B, C, h, w]."""
+
+    rows: NDArray[np.int64]
+    captions: NDArray[np.int64]
+    times: torch.Tensor
+    noise: torch.Tensor
+
+
+class Denoiser(torch.nn.Module):
+    """U-Net and text encoder as one module, so that several processes can share its gradients."""
+
+    def __init__(self, pipeline: Any, snr_gamma: float | None) -> None:
+        super().__init__()
+        self.unet, self.text = pipeline.unet, pipeline.text_encoder
+        self.scheduler, self.snr_gamma = pipeline.scheduler, snr_gamma
+
+    def forward(
+        self, latents: torch.Tensor, ids: torch.Tensor, position: torch.Tensor, times: torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
+        """Sum of the losses of latents [N], whose captions are ids[position]: each different one is encoded once."""
+        losses = diffusion_loss(self.unet, self.scheduler, latents, self.text(ids)[0][position], times, noise)
+        if self.snr_gamma is not None:
+            losses = losses * snr_weight(self.scheduler, times, self.snr_gamma)
+        return losses.sum()
+
+
+def snr_weight(scheduler: Any, times: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Min-SNR weight [N] of the loss at each time: min(SNR, gamma) / SNR, for v-prediction / (SNR + 1)."""
+    alpha, sigma = (table[times] for table in signal_and_noise(scheduler, times.device))
+    ratio = (alpha / sigma.clamp(min=1e-6)) ** 2
+    shift = 1.0 if scheduler.config.prediction_type == "v_prediction" else 0.0
+    return ratio.clamp(max=gamma) / (ratio + shift)
 
 
 def sampling_weights(sets: list[str], temperature: float) -> NDArray[np.float64]:
@@ -63,52 +109,44 @@ def train(
 ) -> list[float]:
     """Train U-Net and text encoder in place and leave the averaged weights in the pipeline; returns all losses.
 
-    latents float32 [N, C, h, w]; captions [N]; weights float64 [N], the probability of each image.
+    latents float32 [N, C, h, w]; captions [N]; weights float64 [N], the probability of each image. Only what
+    requires a gradient is trained. Within a process group every process takes its share of each batch.
     checkpoint: a folder in which the state is kept every few minutes and from which an earlier run goes on.
     Raises FloatingPointError, naming step and learning rate, when the loss is not finite.
     """
-    device = pipeline.device
-    model = torch.nn.ModuleDict({"unet": pipeline.unet, "text": pipeline.text_encoder}).train()
+    model = Denoiser(pipeline, schedule.snr_gamma).train()
+    shared = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     average = copy.deepcopy(model).eval().requires_grad_(False)
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.999)
+        learnt, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.999)
     )
     texts, which = np.unique(np.array([*captions, ""]), return_inverse=True)
-    ids = token_ids(pipeline.tokenizer, [str(text) for text in texts]).to(device)
-    latents = latents.to(device)
+    ids = token_ids(pipeline.tokenizer, [str(text) for text in texts]).to(pipeline.device)
     losses = _resume(checkpoint, model, average, optimiser)
+    micro, saved = schedule.micro_batch or schedule.batch, time.monotonic()
 
-    saved = time.monotonic()
     for step in range(len(losses), schedule.steps):
-        # Draw images, times and noise from (seed, step) alone.
-        rng = np.random.default_rng([seed, step])
-        rows = rng.choice(len(latents), schedule.batch, p=weights)
-        caption = np.where(rng.random(schedule.batch) < schedule.caption_dropout, which[-1], which[rows])
-        random = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        times = torch.randint(0, 1000, (schedule.batch,), generator=random).to(device)
-        noise = torch.randn(latents[rows].shape, generator=random).to(device)
-
-        # Encode each different caption once, then compute the loss.
-        used, position = np.unique(caption, return_inverse=True)
-        embeddings = model["text"](ids[torch.from_numpy(used)])[0][torch.from_numpy(position)]
-        loss = diffusion_loss(model["unet"], pipeline.scheduler, latents[rows], embeddings, times, noise).mean()
-        rate = _learning_rate(schedule, step)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss.item()} at step {step} with learning rate {rate:.2g}")
+        # Add up the gradients of this process's share of the batch.
+        batch = _draw(seed, step, latents, which, weights, schedule)
+        optimiser.zero_grad(set_to_none=True)
+        loss, micro = _backward(shared, batch, latents, ids, schedule, slice(rank, None, world), micro)
+        rate = learning_rate(schedule, step)
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"loss is {loss} at step {step} with learning rate {rate:.2g}")
 
         # Update the weights and their running average.
         for group in optimiser.param_groups:
             group["lr"] = rate
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.gradient_norm)
+        torch.nn.utils.clip_grad_norm_(learnt, schedule.gradient_norm)
         optimiser.step()
         _update_average(average, model, min(schedule.ema_decay, (1 + step) / (10 + step)))
 
         # Tell and, every few minutes, keep the state.
-        losses.append(loss.item())
-        report((step + 1) * schedule.batch, losses[-1])
-        if checkpoint and time.monotonic() - saved > schedule.checkpoint_seconds:
+        losses.append(loss)
+        report((step + 1) * schedule.batch, loss)
+        if checkpoint and rank == 0 and time.monotonic() - saved > schedule.checkpoint_seconds:
             _save(checkpoint, model, average, optimiser, losses)
             saved = time.monotonic()
 
@@ -117,7 +155,64 @@ def train(
     return losses
 
 
-def _learning_rate(schedule: Schedule, step: int) -> float:
+def _draw(
+    seed: int, step: int, latents: torch.Tensor, which: NDArray[Any], weights: NDArray[np.float64], schedule: Schedule
+) -> Batch:
+    """Images, dropped captions, times and noise from (seed, step) alone."""
+    rng = np.random.default_rng([seed, step])
+    rows = rng.choice(len(latents), schedule.batch, p=weights)
+    captions = np.where(rng.random(schedule.batch) < schedule.caption_dropout, which[-1], which[rows])
+    random = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    times = torch.randint(0, 1000, (schedule.batch,), generator=random)
+    return Batch(rows, captions, times, torch.randn(latents[rows].shape, generator=random))
+
+
+def _backward(
+    model: Any, batch: Batch, latents: torch.Tensor, ids: torch.Tensor, schedule: Schedule, share: slice, micro: int
+) -> tuple[float, int]:
+    """Gradients of the batch's mean loss, and that loss; out of memory halves the micro-batch and starts over."""
+    world = share.step
+    while True:
+        total, own = 0.0, np.arange(len(batch.rows))[share]
+        parts = [own[start : start + micro] for start in range(0, len(own), micro)]
+        try:
+            for place, part in enumerate(parts):
+                last = place == len(parts) - 1
+                with nullcontext() if last or world == 1 else model.no_sync():
+                    loss = _loss(model, batch, part, latents, ids, schedule)
+                    (loss * world).backward()
+                total += loss.item()
+        except torch.OutOfMemoryError:
+            if micro == 1 or world > 1:
+                raise
+            micro = -(-micro // 2)
+            model.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            print(f"out of memory: micro-batch lowered to {micro}, the batch stays {schedule.batch}", file=sys.stderr)
+            continue
+        if world > 1:
+            summed = torch.tensor(total, device=ids.device)
+            dist.all_reduce(summed)
+            total = summed.item()
+        return total, micro
+
+
+def _loss(
+    model: Any, batch: Batch, part: NDArray[np.int64], latents: torch.Tensor, ids: torch.Tensor, schedule: Schedule
+) -> torch.Tensor:
+    """What these images add to the batch's mean loss."""
+    device = ids.device
+    used, position = np.unique(batch.captions[part], return_inverse=True)
+    low = schedule.precision == "bf16"
+    with torch.autocast(device.type, torch.bfloat16) if low else nullcontext():
+        loss = model(
+            latents[batch.rows[part]].to(device), ids[torch.from_numpy(used)],
+            torch.from_numpy(position).to(device), batch.times[part].to(device), batch.noise[part].to(device),
+        )  # fmt: skip
+    return torch.as_tensor(loss / schedule.batch)
+
+
+def learning_rate(schedule: Schedule, step: int) -> float:
     """Linear warm-up, then a half cosine to zero."""
     if step < schedule.warmup:
         return schedule.learning_rate * (step + 1) / schedule.warmup
@@ -128,7 +223,8 @@ def _learning_rate(schedule: Schedule, step: int) -> float:
 @torch.no_grad()
 def _update_average(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     for a, b in zip(average.parameters(), model.parameters(), strict=True):
-        a.lerp_(b, 1 - decay)
+        if b.requires_grad:
+            a.lerp_(b, 1 - decay)
 
 
 def _save(folder: Path, model: Any, average: Any, optimiser: Any, losses: list[float]) -> None:

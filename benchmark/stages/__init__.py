@@ -1,19 +1,28 @@
 """The stages: config -> arrays -> call a leaf -> files. Raise a version when a stage's meaning changes."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 VERSIONS: dict[str, int] = {
-    "split": 1,
-    "autoencoder": 1,
-    "train": 1,
-    "synthesize": 1,
+    "split": 2,
+    "autoencoder": 2,
+    "train": 2,
+    "synthesize": 2,
     "features": 1,
     "classify": 1,
     "fidelity": 1,
     "audit": 2,
 }
+
+
+def device() -> str:
+    """Where models run: the GPU where there is one (each cell's record names it), else the CPU."""
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
 
 Stage = Callable[[dict[str, Any], dict[str, Path], Path], None]  # config, folder of each input, folder to write
 

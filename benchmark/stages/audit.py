@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from benchmark.cache import BadInput, Record, write_json
 from benchmark.prompts import label_codes
 from benchmark.sources import SUFFIXES, read_image
 from benchmark.stages import split, synthesize
+from benchmark.stages.train import read_autoencoder
 
 Images = NDArray[np.uint8]
 PLANTED = 60  # images of the bank that are planted, of each kind
@@ -31,7 +33,7 @@ class Bank:
 
 def run_audit(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     """Writes rows.json, images.csv, distances.npz and pairs.npz."""
-    from generators.autoencoders import load_autoencoder, round_trip, working_resolution
+    from generators.autoencoders import round_trip
 
     prepared = split.read(inputs["split"])
     drawn = synthesize.read(inputs["synthesize"])
@@ -41,13 +43,9 @@ def run_audit(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     def bank(rows: NDArray[np.int64]) -> Bank:
         return Bank(prepared.train.images[rows], codes[rows], [prepared.patients[i] for i in rows])
 
-    model = load_autoencoder(inputs["autoencoder"] / "vae")
-    resolution = working_resolution(drawn.images.shape[1])
+    trip = partial(round_trip, *read_autoencoder(inputs["autoencoder"])) if "autoencoder" in inputs else None
     some = np.sort(np.random.default_rng(0).permutation(len(drawn.images))[: config["images"]])
-    result = audit(
-        drawn.images[some], bank(seen), bank(prepared.heldout), stride=config["stride"],
-        trip=lambda images: round_trip(model, images, resolution),
-    )  # fmt: skip
+    result = audit(drawn.images[some], bank(seen), bank(prepared.heldout), stride=config["stride"], trip=trip)
     names = [f"{drawn.seeds[i]}" for i in some]
     write_result(result, names, folder)
 

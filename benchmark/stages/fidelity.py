@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from benchmark.cache import Record, write_json
 from benchmark.prompts import label_codes
 from benchmark.stages import split, synthesize
+from benchmark.stages.train import read_autoencoder
 
 
 def run_features(config: Record, inputs: dict[str, Path], folder: Path) -> None:
@@ -38,11 +39,10 @@ def _sets(config: Record, inputs: dict[str, Path]) -> dict[str, tuple[NDArray[np
     prepared = split.read(inputs["split"])
     test, train = some(np.arange(len(prepared.test.images))), some(prepared.kept)
     if config["of"] == "round_trip":
-        from generators.autoencoders import load_autoencoder, round_trip, working_resolution
+        from generators.autoencoders import round_trip
 
         images = prepared.train.images[train]
-        model = load_autoencoder(inputs["autoencoder"] / "vae")
-        return {"round_trip": (round_trip(model, images, working_resolution(images.shape[1])), train)}
+        return {"round_trip": (round_trip(*read_autoencoder(inputs["autoencoder"]), images), train)}
     sets = {"test": (prepared.test.images[test], test), "real": (prepared.train.images[train], train)}
     return sets | {name: (images, train) for name, images in _controls(prepared, train).items()}
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from benchmark import datasets
 from benchmark.cache import BadInput, Record, write_json
 from benchmark.datasets import Card, Split
-from benchmark.prompts import captions
 from benchmark.splits import Rows, budget_rows, entry_budgets, flip_coin, leakage, patients_of
 
 
@@ -27,7 +26,7 @@ class Prepared:
     members: Rows
     heldout: Rows
     patients: list[str]  # of train
-    captions: list[str]  # of train
+    captions: list[str] | None  # of train, where the source has one for each image
 
     def budget(self, budget: float | None, seed: int | None) -> Rows:
         """Rows of train in the order in which they enter the budget; None = all that are kept."""
@@ -68,7 +67,8 @@ def run_split(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     }
     for name, split in data.splits.items():
         arrays |= {f"{name}_images": split.images, f"{name}_labels": split.labels}
-        arrays |= {f"{name}_captions": np.array(captions(data.card, split))}
+        if split.captions:
+            arrays[f"{name}_captions"] = np.array(split.captions)
         if split.groups:
             arrays[f"{name}_groups"] = np.array(split.groups)
         arrays |= {f"{name}_column_{key}": np.array(values) for key, values in split.columns.items()}
@@ -84,10 +84,10 @@ def read(folder: Path) -> Prepared:
     card = Card.of(facts)
     with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
         splits = {name: _read_split(arrays, name) for name in ("train", "validation", "test")}
-        train_captions = [str(text) for text in arrays["train_captions"]]
+        own = [str(text) for text in arrays["train_captions"]] if "train_captions" in arrays else None
         return Prepared(
             card, splits["train"], splits["validation"], splits["test"], arrays["kept"], arrays["members"],
-            arrays["heldout"], [str(name) for name in arrays["patients"]], train_captions,
+            arrays["heldout"], [str(name) for name in arrays["patients"]], own,
         )  # fmt: skip
 
 

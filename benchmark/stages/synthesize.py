@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.cache import Record
-from benchmark.prompts import label_codes
-from benchmark.stages import split
+from benchmark.cache import BadInput, Record, write_json
+from benchmark.datasets import Card
+from benchmark.prompts import captions, label_codes, label_name
+from benchmark.sources import labelled_files, read_image
+from benchmark.stages import device, split
 
 
 @dataclass(frozen=True)
@@ -25,23 +27,37 @@ class SyntheticSet:
 
 
 def run_synthesize(config: Record, inputs: dict[str, Path], folder: Path) -> None:
-    """Writes synthetic.npz."""
+    """Writes synthetic.npz, and facts.json: tries and acceptance rate where a filter redraws."""
     prepared = split.read(inputs["split"])
     rows = prepared.budget(config["budget"], config["seed"])
     copies = -(-round(config["ratio"] * 1_000_000) // 1_000_000)
     rank = np.tile(np.arange(len(rows)), copies)
     copy = np.repeat(np.arange(copies), len(rows))
     labels = prepared.train.labels[rows[rank]]
-    captions = [prepared.captions[i] for i in rows[rank]]
+    texts = _captions(config, prepared, rows, rank, labels)
     seeds = (1 + config["seed"]) * 10_000_000 + np.arange(len(rank))
+    facts: Record = {}
     if "baseline" in config:
         images = _baseline(config["baseline"], prepared, rows, labels, config["seed"])
+    elif "images" in config:
+        images = _foreign(Path(config["images"]), prepared.card, labels, prepared.train.images.shape[1])
     else:
-        images = _drawn(inputs["train"] / "pipeline", captions, seeds.tolist(), config)
+        images, seeds, facts = _drawn(config, inputs, prepared, texts, labels, seeds)
     np.savez(
-        folder / "synthetic.npz", images=images, labels=labels, rank=rank, copy=copy, captions=np.array(captions),
+        folder / "synthetic.npz", images=images, labels=labels, rank=rank, copy=copy, captions=np.array(texts),
         seeds=seeds,
     )  # fmt: skip
+    write_json(folder / "facts.json", facts)
+
+
+def _captions(
+    config: Record, prepared: split.Prepared, rows: NDArray[np.int64], rank: NDArray[np.int64], labels: NDArray[Any]
+) -> list[str]:
+    """The first phrasing of each label at the generator's level of detail; the source's own captions where it has."""
+    if config.get("unconditional"):
+        return [""] * len(labels)
+    own = [prepared.captions[i] for i in rows[rank]] if prepared.captions else None
+    return captions(prepared.card, labels, own, detail=config.get("detail", "full"))
 
 
 def read(folder: Path) -> SyntheticSet:
@@ -53,14 +69,56 @@ def read(folder: Path) -> SyntheticSet:
         )  # fmt: skip
 
 
-def _drawn(pipeline: Path, captions: list[str], seeds: list[int], config: Record) -> NDArray[np.uint8]:
+def _drawn(
+    config: Record, inputs: dict[str, Path], prepared: split.Prepared, texts: list[str], labels: NDArray[Any],
+    seeds: NDArray[np.int64],
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], Record]:  # fmt: skip
+    """Images, the seed of each, and what the filter did: images that it refuses are drawn again with other seeds."""
+    from benchmark.stages.classify import read_classifier
     from generators.latent_diffusion import load_pipeline
     from generators.sampling import sample
 
-    return sample(
-        load_pipeline(pipeline), captions, seeds, size=config["size"], steps=config["steps"],
-        guidance=config["guidance"], batch=config["batch"],
-    )  # fmt: skip
+    pipeline = load_pipeline(inputs["train"] / "pipeline").to(device())
+    how = {name: config[name] for name in ("size", "steps", "guidance", "batch", "scheduler")}
+    images = sample(pipeline, texts, seeds.tolist(), **how)
+    if config["filter"] is None:
+        return images, seeds, {}
+    model = read_classifier(inputs["filter"], len(prepared.card.classes))
+    accepted = _likely(model, images, labels, prepared.card.task) >= config["filter"]
+    share, tries, seeds = float(accepted.mean()), len(images), seeds.copy()
+    for _ in range(config["redraws"] - 1):
+        again = np.flatnonzero(~accepted)
+        if not len(again):
+            break
+        seeds[again] += len(seeds)
+        images[again] = sample(pipeline, [texts[i] for i in again], seeds[again].tolist(), **how)
+        accepted[again] = _likely(model, images[again], labels[again], prepared.card.task) >= config["filter"]
+        tries += len(again)
+    return images, seeds, {"accepted_at_once": share, "tries": tries, "accepted": float(accepted.mean())}
+
+
+def _likely(model: Any, images: NDArray[np.uint8], labels: NDArray[Any], task: str) -> NDArray[np.float64]:
+    """The classifier's probability [N] of each image's label; of all labels being right where there are several."""
+    from classifiers.training import predict
+
+    probabilities = predict(model, images, task)
+    if labels.ndim == 2:
+        return np.asarray(np.where(labels > 0, probabilities, 1 - probabilities).prod(1))
+    return np.asarray(probabilities[np.arange(len(labels)), labels])
+
+
+def _foreign(place: Path, card: Card, labels: NDArray[Any], size: int) -> NDArray[np.uint8]:
+    """Images of a finished set in the order of the labels asked for; each is used once."""
+    names = [label_name(card, label) for label in labels]
+    files = labelled_files(place, sorted(set(names)))
+    for name, found in files.items():
+        if len(found) < names.count(name):
+            raise BadInput(
+                f"images: {place} has {len(found)} of class {name!r}; this study needs {names.count(name)} "
+                "(lower its budgets or ratios)"
+            )
+    left = {name: iter(found) for name, found in files.items()}
+    return np.stack([read_image(next(left[name]), size) for name in names])
 
 
 def _baseline(

@@ -1,39 +1,62 @@
 """Stages autoencoder and train: a generator and its decoder, each from exactly the images it may see."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmark.cache import Record, write_json
-from benchmark.stages import split
+from benchmark.prompts import captions
+from benchmark.stages import device, split
+
+Seen = tuple[NDArray[np.uint8], list[str], list[str]]  # images, captions, the set of each
 
 
 def run_autoencoder(config: Record, inputs: dict[str, Path], folder: Path) -> None:
-    """Writes vae/ (a diffusers folder) and loss.json."""
+    """Writes vae/ (a diffusers folder) and facts.json: its resolution in pixels, losses, images."""
     from classifiers.features import efficientnet_lite0_maps
-    from generators.autoencoders import encode, tune_decoder, working_resolution
+    from generators.autoencoders import encode, load_autoencoder, tune_decoder, working_resolution
 
-    model = source(config["autoencoder"])
-    images = seen_images(config, inputs)
-    resolution = working_resolution(config["size"])
+    if "source" in config:
+        return _own_autoencoder(config, folder)
+    resolution = config["resolution"] or working_resolution(config["size"])
+    begun = inputs.get("start")
+    model = (load_autoencoder(begun / "vae") if begun else _named(config["autoencoder"])).to(device())
+    images, _, _ = seen(config, inputs)
     losses: list[float] = []
     if config["images_seen"]:
         losses = tune_decoder(
             model, images, resolution, efficientnet_lite0_maps(), images_seen=config["images_seen"], seed=0
         )
 
-    # One scalar brings the latents to unit variance; the pipeline divides by it before decoding.
-    model.register_to_config(scaling_factor=1.0)
-    some = np.random.default_rng(0).permutation(len(images))[:512]
-    deviation = float(encode(model, images[some], resolution).std())
-    model.register_to_config(scaling_factor=round(1 / deviation, 6))
+    # One scalar brings the latents to unit variance; the pipeline divides by it before decoding. A fine-tuned
+    # generator keeps the scalar that it was trained with.
+    if begun is None:
+        model.register_to_config(scaling_factor=1.0)
+        some = np.random.default_rng(0).permutation(len(images))[:512]
+        deviation = float(encode(model, images[some], resolution).std())
+        model.register_to_config(scaling_factor=round(1 / deviation, 6))
     model.save_pretrained(folder / "vae", safe_serialization=True)
-    write_json(folder / "loss.json", {"loss": losses, "images": len(images)})
+    write_json(folder / "facts.json", {"resolution": resolution, "loss": losses, "images": len(images)})
 
 
-def source(name: str) -> Any:
+def _own_autoencoder(config: Record, folder: Path) -> None:
+    """The autoencoder of a model from elsewhere, frozen, at the resolution of its U-Net."""
+    from benchmark.lineage import model_folder
+    from generators.autoencoders import FACTOR, load_autoencoder
+
+    source = model_folder(config["source"])
+    side = json.loads((source / "unet" / "config.json").read_text())["sample_size"]
+    load_autoencoder(source / "vae").save_pretrained(folder / "vae", safe_serialization=True)
+    write_json(folder / "facts.json", {"resolution": config["resolution"] or side * FACTOR, "loss": [], "images": 0})
+
+
+def _named(name: str) -> Any:
     """The autoencoder of a study by name or folder."""
     from generators.autoencoders import SHIPPED, load_autoencoder, load_taesd
 
@@ -42,42 +65,122 @@ def source(name: str) -> Any:
     return load_autoencoder(SHIPPED if name == "augury" else Path(name))
 
 
-def seen_images(config: Record, inputs: dict[str, Path]) -> Any:
-    """Images uint8 [N, H, W, 3] that the sight of `config` allows, over all split inputs in their order."""
-    parts = []
+def read_autoencoder(folder: Path) -> tuple[Any, int]:
+    """A finished autoencoder cell: the model and the side in pixels at which it works."""
+    from generators.autoencoders import load_autoencoder
+
+    facts = json.loads((folder / "facts.json").read_text())
+    return load_autoencoder(folder / "vae").to(device()), int(facts["resolution"])
+
+
+def seen(config: Record, inputs: dict[str, Path]) -> Seen:
+    """What the sight of `config` allows of all split inputs, in their order: this and nothing else is learnt from."""
+    images, texts, sets = [], [], []
     for role in sorted(role for role in inputs if role.startswith("split")):
         prepared = split.read(inputs[role])
-        parts.append(prepared.train.images[prepared.budget(config["budget"], config["seed"])])
-    return np.concatenate(parts)
+        rows = prepared.budget(config["budget"], config["seed"])
+        if config.get("data_share", 1.0) < 1 and config["budget"] is None:
+            rows = prepared.budget(config["data_share"], config.get("seed_of_model", 0))
+        own = [prepared.captions[i] for i in rows] if prepared.captions else None
+        images.append(prepared.train.images[rows])
+        texts += [""] * len(rows) if config.get("unconditional") else captions(
+            prepared.card, prepared.train.labels[rows], own, detail=config.get("detail", "full"),
+            phrasings=config.get("phrasings", 1), noise=config.get("caption_noise", 0.0),
+            seed=config.get("seed_of_model", 0),
+        )  # fmt: skip
+        sets += [prepared.card.name] * len(rows)
+    return np.concatenate(images), texts, sets
 
 
 def run_train(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     """Writes pipeline/ (a diffusers folder) and loss.json; checkpoint/ keeps the state while it runs."""
-    from generators.autoencoders import encode, load_autoencoder, working_resolution
-    from generators.latent_diffusion import small_pipeline
+    if config.get("processes", 1) > 1 and "RANK" not in os.environ:
+        return _launch(config, inputs, folder)
+    pipeline, resolution = assemble(config, inputs)
+    losses: list[float] = []
+    facts: Record = {}
+    if config["images_seen"] != 0:
+        losses, facts = _fit(pipeline, resolution, config, inputs, folder)
+    if int(os.environ.get("RANK", 0)) == 0:
+        pipeline.save_pretrained(folder / "pipeline", safe_serialization=True)
+        write_json(folder / "loss.json", {"loss": losses} | facts)
+
+
+def assemble(config: Record, inputs: dict[str, Path]) -> tuple[Any, int]:
+    """The pipeline before training: new and small, from elsewhere, or a finished cell's; with its autoencoder."""
+    from benchmark.lineage import model_folder
+    from generators.latent_diffusion import load_pipeline, small_pipeline, with_scheduler
+
+    autoencoder, resolution = read_autoencoder(inputs["autoencoder"])
+    if "start" in inputs or "source" in config:
+        folder = inputs["start"] / "pipeline" if "start" in inputs else model_folder(config["source"])
+        pipeline = with_scheduler(load_pipeline(folder), "DPMSolverMultistepScheduler")
+        pipeline.vae = autoencoder
+        pipeline.unet.register_to_config(sample_size=resolution // pipeline.vae_scale_factor)
+    else:
+        seed = 1000 + config["seed_of_model"]
+        pipeline = small_pipeline(autoencoder, resolution, tuple(config["channels"]), config["text_width"], seed)
+    return pipeline.to(device()), resolution
+
+
+def _fit(
+    pipeline: Any, resolution: int, config: Record, inputs: dict[str, Path], folder: Path
+) -> tuple[list[float], Record]:
+    from generators.autoencoders import encode
+    from generators.latent_diffusion import add_lora, merge_lora
     from generators.training import Schedule, sampling_weights, train
 
-    # What may be seen: images, captions, and which set each comes from.
-    images, captions, sets = [], [], []
-    for role in sorted(role for role in inputs if role.startswith("split")):
-        prepared = split.read(inputs[role])
-        rows = prepared.budget(config["budget"], config["seed"])
-        images.append(prepared.train.images[rows])
-        captions += [prepared.captions[i] for i in rows]
-        sets += [prepared.card.name] * len(rows)
+    images, texts, sets = seen(config, inputs)
+    latents = encode(pipeline.vae, images, resolution)
+    names = ("batch", "micro_batch", "learning_rate", "warmup", "ema_decay", "snr_gamma", "precision")
+    count = config["images_seen"] or round(config["epochs"] * len(texts))
+    dropout = 0.0 if config["unconditional"] else config["caption_dropout"]
+    schedule = Schedule(images_seen=count, caption_dropout=dropout, **{name: config[name] for name in names})
+    if config["lora_rank"]:
+        add_lora(pipeline, config["lora_rank"])
+    losses = train(
+        pipeline, latents, texts, sampling_weights(sets, config["balance"]), schedule,
+        seed=1000 + config["seed_of_model"], checkpoint=folder / "checkpoint",
+    )  # fmt: skip
+    if config["lora_rank"]:
+        merge_lora(pipeline)
+    return losses, {"images": len(texts), "images_seen": count, "sets": sorted(set(sets))}
 
-    resolution = working_resolution(config["size"])
-    autoencoder = load_autoencoder(inputs["autoencoder"] / "vae")
-    latents = encode(autoencoder, np.concatenate(images), resolution)
-    seed = 1000 + config["seed_of_model"]
-    pipeline = small_pipeline(autoencoder, resolution, tuple(config["channels"]), config["text_width"], seed)
-    schedule = Schedule(
-        images_seen=config["images_seen"],
-        batch=config["batch"],
-        learning_rate=config["learning_rate"],
-        caption_dropout=config["caption_dropout"],
-    )
-    weights = sampling_weights(sets, config["balance"])
-    losses = train(pipeline, latents, captions, weights, schedule, seed=seed, checkpoint=folder / "checkpoint")
-    pipeline.save_pretrained(folder / "pipeline", safe_serialization=True)
-    write_json(folder / "loss.json", {"loss": losses, "images": len(captions), "sets": sorted(set(sets))})
+
+def _launch(config: Record, inputs: dict[str, Path], folder: Path) -> None:
+    """Run this cell again as several processes that share each batch: one a GPU, or on the CPU where there is none."""
+    job = {"config": config, "inputs": {role: str(path) for role, path in inputs.items()}, "folder": str(folder)}
+    (folder / "checkpoint").mkdir(exist_ok=True)
+    write_json(folder / "checkpoint" / "job.json", job)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+    if device() == "cpu":
+        command[3:4] = ["--cpu"]
+    command += ["--num_processes", str(config["processes"]), "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += [
+        "--main_process_port",
+        "0",
+        "--module",
+        "benchmark.stages.train",
+        str(folder / "checkpoint" / "job.json"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "Error" in line] or done.stderr.splitlines()[-1:]
+        raise RuntimeError(f"accelerate launch ended with {done.returncode}: {' '.join(lines[:1])}")
+
+
+def main() -> None:
+    """One of several processes: `accelerate launch -m benchmark.stages.train JOB`."""
+    import accelerate
+    import torch
+
+    accelerate.PartialState(cpu=device() == "cpu")
+    job = json.loads(Path(sys.argv[1]).read_text())
+    try:
+        run_train(job["config"], {role: Path(path) for role, path in job["inputs"].items()}, Path(job["folder"]))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

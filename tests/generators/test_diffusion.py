@@ -10,8 +10,8 @@ import torch
 from generators.autoencoders import new_tiny
 from generators.distillation import learn_vocabulary
 from generators.latent_diffusion import diffusion_loss, load_pipeline, small_pipeline, token_ids, tokenizer
-from generators.sampling import noise, sample
-from generators.training import Schedule, sampling_weights, train
+from generators.sampling import sample
+from generators.training import Schedule, sampling_weights, snr_weight, train
 
 CAPTIONS = ["head CT slice", "chest x-ray", "", "retina with no diabetic retinopathy"]
 
@@ -27,9 +27,11 @@ def weights(model: Any) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for part in (model.unet, model.text_encoder) for p in part.parameters()])
 
 
-def fit(model: Any, steps: int, folder: Path | None = None, seconds: float = 1e9) -> list[float]:
+def fit(
+    model: Any, steps: int, folder: Path | None = None, seconds: float = 1e9, micro: int | None = None
+) -> list[float]:
     latents = torch.randn(20, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    schedule = Schedule(images_seen=8 * steps, batch=8, warmup=2, checkpoint_seconds=seconds)
+    schedule = Schedule(images_seen=8 * steps, batch=8, warmup=2, checkpoint_seconds=seconds, micro_batch=micro)
     uniform = np.full(20, 1 / 20)
     return train(model, latents, CAPTIONS * 5, uniform, schedule, seed=3, checkpoint=folder)
 
@@ -54,8 +56,9 @@ def test_own_sampler_draws_what_plain_diffusers_draws() -> None:
     model = pipeline()
     ours = sample(model, ["chest x-ray"], [11], size=64, steps=3, guidance=3.0)
     theirs = model(
-        "chest x-ray", latents=noise(model, [11]), num_inference_steps=3, guidance_scale=3.0, output_type="np"
-    ).images
+        "chest x-ray", generator=torch.Generator().manual_seed(11), num_inference_steps=3, guidance_scale=3.0,
+        output_type="np",
+    ).images  # fmt: skip
     assert np.abs(ours.astype(float) - theirs * 255).max() <= 1
 
 
@@ -86,6 +89,37 @@ def test_killed_training_ends_in_the_same_weights(tmp_path: Path, monkeypatch: p
     again = fit(resumed, 6, tmp_path, seconds=0)
     assert again == losses
     assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_micro_batches_change_rounding_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import generators.training as module
+
+    whole, parts, short = pipeline(), pipeline(), pipeline()
+    losses = fit(whole, 4)
+    assert fit(parts, 4, micro=3) == pytest.approx(losses, rel=1e-4)
+    assert torch.allclose(weights(whole), weights(parts), atol=1e-3)
+
+    # Memory for three images: eight are tried, then four, then two at a time, and the batch stays eight.
+    def small_memory(unet: Any, scheduler: Any, latents: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if len(latents) > 3:
+            raise torch.OutOfMemoryError
+        return diffusion_loss(unet, scheduler, latents, *rest)
+
+    monkeypatch.setattr(module, "diffusion_loss", small_memory)
+    assert fit(short, 4) == pytest.approx(losses, rel=1e-4)
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"out of memory: micro-batch lowered to {n}, the batch stays 8" for n in (4, 2)]
+
+
+def test_min_snr_weight() -> None:
+    scheduler, times = pipeline().scheduler, torch.tensor([20, 500, 980])
+    product = scheduler.alphas_cumprod[times]
+    ratio = product / (1 - product)
+    expected = torch.minimum(ratio, torch.tensor(5.0)) / (ratio + 1)
+    assert torch.allclose(snr_weight(scheduler, times, 5.0), expected, rtol=1e-4)
+    assert snr_weight(scheduler, times, 1e9)[0] == pytest.approx(float(ratio[0] / (ratio[0] + 1)), rel=1e-4)
 
 
 def test_loss_that_is_not_finite_names_step_and_rate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,270 @@
+"""Where each cell comes from: data set -> autoencoder -> generator -> synthetic set -> classifier, by exposure."""
+
+import json
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+from benchmark import datasets
+from benchmark.cache import BadInput, Cell, Record, sha256
+from benchmark.recipes import By, Generator
+from benchmark.stages import VERSIONS
+from benchmark.study import Study
+
+# Sets made from the same images must not meet in `transfer` (busi is the source of breastmnist, HAM10000 of dermamnist;
+# the three organ sets are views of the same CT volumes).
+SHARED_SOURCES = ({"busi", "breastmnist"}, {"ham10000", "dermamnist"}, {"organamnist", "organcmnist", "organsmnist"})
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a generator may see of the target set: all that is kept (full), one budget of one seed (budget; transfer:
+    after it saw other sets), or nothing that we know (external)."""
+
+    exposure: str
+    budget: float | None = None
+    seed: int | None = None
+
+    def config(self) -> Record:
+        return {"exposure": self.exposure, "budget": self.budget, "seed": self.seed}
+
+
+class Lineage:
+    """Makes the cells of one study; every method gives the same cell for the same arguments."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.references = datasets.expand(study.datasets)
+        self.identity = {reference: datasets.identity(reference) for reference in self.references}
+        self.names = {reference: facts["dataset"] for reference, facts in self.identity.items()}
+        names = list(self.names.values())
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise BadInput(f"datasets: two sets are called {twice!r}; their cards need different names")
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        return {ref: datasets.digest(ref, self.study.phantom_images, self.study.size) for ref in self.references}
+
+    def split(self, reference: str) -> Cell:
+        study = self.study
+        config = {
+            "reference": reference,
+            "digest": self.digests[reference],
+            "size": study.size,
+            "phantom_images": study.phantom_images if datasets.locate(reference) is None else 0,
+            "audit_pool": study.audit_pool,
+            "waived": self.names[reference] in study.waive or reference in study.waive,
+        }
+        return Cell("split", VERSIONS["split"], config, {}, 1, self.identity[reference])
+
+    def sight(self, key: str, exposure: str, budget: float, seed: int) -> Sight:
+        if not self.study.generators[key].trained:
+            return Sight("external")
+        return Sight("full") if exposure == "full" else Sight(exposure, budget, seed)
+
+    def group(self, reference: str, generator: Generator) -> list[str]:
+        """The sets that the generator of this set learns from."""
+        train_on = generator.train_on
+        if train_on == "each":
+            return [reference]
+        if isinstance(train_on, By):
+            own = self.identity[reference][train_on.by]
+            return [ref for ref in self.references if self.identity[ref][train_on.by] == own]
+        if isinstance(train_on, list):
+            known = {**{ref: ref for ref in self.references}, **{name: ref for ref, name in self.names.items()}}
+            for name in train_on:
+                if name not in known:
+                    raise BadInput(f"train_on: {name!r} is not one of the study's sets: {', '.join(known)}")
+            return [known[name] for name in train_on]
+        return self.references
+
+    def feeds(self, reference: str, key: str) -> bool:
+        """Whether a generator draws images of this set."""
+        generator = self.study.generators[key]
+        if generator.images is not None:
+            return foreign_folder(generator.images, self.names[reference], len(self.references) == 1) is not None
+        return reference in self.group(reference, generator)
+
+    def splits(self, references: list[str]) -> dict[str, Cell]:
+        return {f"split {self.names[ref]}": self.split(ref) for ref in references}
+
+    def others(self, reference: str, key: str) -> list[str]:
+        """The sets that a generator saw before it met this one under `transfer`."""
+        own = self.names[reference]
+        kin = {own}.union(*(names for names in SHARED_SOURCES if own in names))
+        found = [r for r in self.group(reference, self.study.generators[key]) if self.names[r] not in kin]
+        if not found:
+            raise BadInput(
+                f"exposure transfer: generator {key!r} has no other data set to learn from before {own}; it needs "
+                "train_on: all or a list, and a second set that shares no source with the first"
+            )
+        return found
+
+    def trained(self, reference: str, key: str, sight: Sight, seed: int) -> Cell:
+        """The cell that holds the generator's diffusers folder."""
+        generator = self.study.generators[key]
+        seed = seed % (self.study.seeds if generator.seeds == "all" else generator.seeds)
+        group = self.group(reference, generator)
+        about: Record = {"generator": key, "exposure": sight.exposure, "budget": sight.budget, "seed": seed}
+        if len(group) == 1 or sight.exposure == "transfer":
+            about |= self.identity[reference]
+        if sight.exposure == "external":
+            config = {"source": generator.source, "digest": model_digest(generator.source or ""), "images_seen": 0}
+            return Cell("train", VERSIONS["train"], config, {"autoencoder": self.autoencoder(generator)}, 1, about)
+        if sight.exposure != "transfer":
+            return self._train(generator, sight, self.splits(group), None, generator.images_seen, about)
+        first = self._train(
+            generator, Sight("full"), self.splits(self.others(reference, key)), None, generator.images_seen,
+            {"generator": key, "exposure": "transfer", "seed": seed},
+        )  # fmt: skip
+        return self._train(generator, sight, self.splits([reference]), first, generator.transfer_images_seen, about)
+
+    def _train(
+        self, generator: Generator, sight: Sight, inputs: dict[str, Cell], start: Cell | None,
+        images_seen: int | None, about: Record,
+    ) -> Cell:  # fmt: skip
+        before = start.inputs["autoencoder"] if start else None
+        autoencoder = self.autoencoder(generator, inputs, sight, before, about)
+        left_out = {"train_on", "seeds", "images", "checkpoint", "start", "transfer_images_seen"}
+        config = generator.model_dump(exclude=left_out) | sight.config()
+        config |= {"size": self.study.size, "seed_of_model": about["seed"], "images_seen": images_seen}
+        if start:
+            config["epochs"] = None
+        elif generator.start:
+            config |= {"source": generator.start, "digest": model_digest(generator.start)}
+        inputs = {"autoencoder": autoencoder} | inputs | ({"start": start} if start else {})
+        return Cell("train", VERSIONS["train"], config, inputs, self.study.threads.generator, about)
+
+    def autoencoder(
+        self, generator: Generator, inputs: dict[str, Cell] | None = None, sight: Sight | None = None,
+        before: Cell | None = None, about: Record | None = None,
+    ) -> Cell:  # fmt: skip
+        """A started model's own, as it is; else the study's, its decoder tuned on what the generator may see."""
+        threads = self.study.threads.generator
+        about = {key: value for key, value in (about or {}).items() if key not in ("seed", "dataset")}
+        if generator.source:
+            config: Record = {"source": generator.source, "digest": model_digest(generator.source)}
+            config |= {"resolution": generator.resolution}
+            return Cell("autoencoder", VERSIONS["autoencoder"], config, {}, threads, about)
+        assert inputs is not None and sight is not None
+        config = autoencoder_source(self.study) | sight.config() | {"resolution": generator.resolution}
+        seen = self.study.decoder_images_seen
+        config |= {"size": self.study.size, "images_seen": seen // 4 if before else seen}
+        if sight.exposure == "full":
+            config["data_share"] = generator.data_share
+        given = inputs | ({"start": before} if before else {})
+        return Cell("autoencoder", VERSIONS["autoencoder"], config, given, threads, about)
+
+    def synthetic(self, reference: str, key: str, sight: Sight, seed: int, variant: str, how: Record) -> Cell:
+        """A synthetic set, large enough for every budget and ratio of this generator and exposure."""
+        study, generator = self.study, self.study.generators[key]
+        blocks = [block for block in study.grid if key in (block.generators or study.generators)]
+        blocks = [block for block in blocks if sight.exposure in ("external", *block.exposure)]
+        largest = max(max(block.budgets) for block in blocks)
+        ratio = max(max(block.ratios) for block in blocks)
+        config = sight.config() | {"seed": seed, "ratio": float(ratio), "size": study.size}
+        config["budget"] = sight.budget or largest
+        about: Record = self.identity[reference] | sight.config() | {"generator": key, "seed": seed, "variant": variant}
+        inputs = {"split": self.split(reference)}
+        if generator.images is not None:
+            place = foreign_folder(generator.images, self.names[reference], len(self.references) == 1)
+            config |= {"images": str(place), "digest": datasets.fingerprint(Path(str(place)))}
+            return Cell("synthesize", VERSIONS["synthesize"], config, inputs, 1, about)
+        config |= study.sampling.model_dump(include={"batch", "scheduler", "redraws"}) | how
+        config |= {"detail": generator.detail, "unconditional": generator.unconditional}
+        inputs["train"] = self.trained(reference, key, sight, seed)
+        if how["filter"] is not None:
+            inputs["filter"] = self.judge(reference, sight, seed)
+        return Cell("synthesize", VERSIONS["synthesize"], config, inputs, study.threads.generator, about)
+
+    def baseline(self, reference: str, name: str, budget: float, seed: int) -> Cell:
+        """The set of a placebo."""
+        about: Record = self.identity[reference] | {"generator": name, "budget": budget, "seed": seed}
+        config: Record = {"baseline": name, "budget": budget, "seed": seed, "ratio": 1.0}
+        return Cell("synthesize", VERSIONS["synthesize"], config, {"split": self.split(reference)}, 1, about)
+
+    def judge(self, reference: str, sight: Sight, seed: int) -> Cell:
+        """A classifier of the real images that the generator may see, kept with its weights."""
+        backbone = self.study.backbones[0]
+        return self.classify(
+            reference, backbone.name, backbone.lr, "real", sight.budget or 1.0, 0, 0.0, seed, None, {}, keep=True
+        )
+
+    def classify(
+        self, reference: str, backbone: str, lr: float | None, arm: str, budget: float, ratio: float, share: float,
+        seed: int, drawn: Cell | None, about: Record, keep: bool = False,
+    ) -> Cell:  # fmt: skip
+        config = self.study.classifier.model_dump()
+        config |= {"arm": arm, "budget": budget, "ratio": float(ratio), "share": share, "seed": seed}
+        config |= {"backbone": backbone, "learning_rate": lr, "size": self.study.size} | (
+            {"keep": True} if keep else {}
+        )
+        inputs = {"split": self.split(reference)} | ({"synthesize": drawn} if drawn else {})
+        about = {**self.identity[reference]} | {
+            "arm": arm, "budget": budget, "ratio": float(ratio), "share": share, "backbone": backbone, "seed": seed,
+        } | about  # fmt: skip
+        return Cell("classify", VERSIONS["classify"], config, inputs, self.study.threads.classifier, about)
+
+
+def autoencoder_source(study: Study) -> Record:
+    """The autoencoder by name with the sha256 of its weights; raises BadInput where the weights are not."""
+    import os
+
+    shipped = Path(__file__).parent.parent / "generators" / "augury-ae"
+    if study.autoencoder == "augury":
+        file = shipped / "diffusion_pytorch_model.safetensors"
+    elif study.autoencoder == "taesd":
+        root = os.environ.get("AUGURY_WEIGHTS")
+        file = Path(root or "") / "taesd" / "taesd_diffusers_bf16.safetensors"
+        if not root:
+            raise BadInput("autoencoder: 'taesd' needs $AUGURY_WEIGHTS/taesd/taesd_diffusers_bf16.safetensors")
+    else:
+        file = Path(study.autoencoder) / "diffusion_pytorch_model.safetensors"
+    if not file.is_file():
+        raise BadInput(f"autoencoder: {study.autoencoder!r} given, but {file} does not exist; allowed: augury, taesd, "
+                       "or a diffusers folder")  # fmt: skip
+    return {"autoencoder": study.autoencoder, "weights": sha256(file)}
+
+
+def model_folder(reference: str) -> Path:
+    """A diffusers folder, or the local copy of a hub id; nothing is downloaded. Raises BadInput where there is none."""
+    folder = Path(reference)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        try:
+            folder = Path(snapshot_download(reference, local_files_only=True))
+        except (HFValidationError, LocalEntryNotFoundError):
+            raise BadInput(
+                f"model {reference!r} is neither a folder nor in the local hub cache; `hf download {reference}` "
+                "fetches it from the hub"
+            ) from None
+    index = folder / "model_index.json"
+    kind = json.loads(index.read_text()).get("_class_name") if index.is_file() else None
+    if kind != "StableDiffusionPipeline":
+        raise BadInput(f"model {reference!r} holds {kind or 'no model_index.json'}; allowed: StableDiffusionPipeline")
+    return folder
+
+
+@cache
+def model_digest(reference: str) -> str:
+    """A fingerprint of a model: the commit of a hub id, else the hash of its configs and weights."""
+    folder = model_folder(reference)
+    if folder != Path(reference):
+        return folder.name
+    files = sorted(file for kind in ("*.json", "*.safetensors", "*.txt") for file in folder.rglob(kind))
+    return datasets.fingerprint(folder, files)
+
+
+def foreign_folder(images: str, dataset: str, alone: bool) -> Path | None:
+    """Where a finished synthetic set of this data set lies: its own folder, or the whole where there is one set."""
+    place = Path(images)
+    if not place.exists():
+        raise BadInput(
+            f"images: {images!r} does not exist; allowed: a folder [SET/]CLASS/*.png, or a CSV of path,label"
+        )
+    if (place / dataset).is_dir():
+        return place / dataset
+    return place if alone else None

@@ -1,0 +1,138 @@
+"""How a generator is trained and how sets are drawn from it: fields of a study, with the recipes' defaults."""
+
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Frozen(BaseModel):
+    """Immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# What a recipe sets where the study is silent. stable-diffusion: MediSyn's values (arXiv 2405.09806); ours where it is
+# silent are warm-up, EMA and caption dropout.
+RECIPES: dict[str, dict[str, Any]] = {
+    "small": {"images_seen": 40_000, "learning_rate": 1e-3, "warmup": 30, "ema_decay": 0.995, "balance": 0.5},
+    "stable-diffusion": {
+        "epochs": 15, "learning_rate": 5e-5, "warmup": 500, "ema_decay": 0.9999, "balance": 1.0, "precision": "bf16",
+        "micro_batch": 8, "start": "CompVis/stable-diffusion-v1-4",
+    },
+}  # fmt: skip
+
+
+class By(Frozen):
+    """One generator for each value of a data set's property."""
+
+    by: Literal["image_type", "specialty"]
+
+
+class Generator(Frozen):
+    """One generator: what it learns from, and how. `images` enters a finished synthetic set of any other model."""
+
+    train_on: Literal["all", "each"] | By | list[str] = "all"
+    recipe: Literal["small", "stable-diffusion"] = "small"
+    start: str | None = None  # a diffusers folder or hub id that is fine-tuned
+    checkpoint: str | None = None  # one that is used as it is
+    images: str | None = None  # [SET/]CLASS/*.png or a CSV of path,label: used as it is
+    unconditional: bool = False  # no captions; feeds no classifier, only fidelity and audit
+    images_seen: Count | None = None  # images; the length of training, or
+    epochs: Annotated[float, Field(gt=0)] | None = None  # passes over what it may see
+    transfer_images_seen: Count = 12_800  # images, of fine-tuning under exposure transfer
+    batch: Count = 128  # images a step
+    micro_batch: Count | None = None  # images in memory at once; None = the batch
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3  # per step
+    warmup: Annotated[int, Field(ge=0)] = 30  # steps
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995  # a step
+    snr_gamma: Annotated[float, Field(gt=0)] | None = None  # min-SNR weighting; None = none
+    precision: Literal["fp32", "bf16"] = "fp32"
+    lora_rank: Count | None = None  # trains adapters of this rank in the U-Net alone (extra `lora`)
+    processes: Count = 1  # that share each batch, one a GPU, through accelerate
+    caption_dropout: Share = 0.1
+    detail: Literal["label", "type", "full"] = "full"  # of captions
+    phrasings: Annotated[int, Field(ge=1, le=3)] = 3  # of each caption, drawn by seed
+    caption_noise: Share = 0.0  # of the images get another image's caption
+    data_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the images it may see, under exposure full
+    balance: Share = 0.5  # a set is drawn with weight size^balance
+    channels: list[Annotated[int, Field(ge=16, multiple_of=16)]] = [64, 128]  # of a small U-Net, by level
+    text_width: Annotated[int, Field(ge=32, multiple_of=32)] = 128  # of a small text encoder
+    resolution: Annotated[int, Field(ge=16, multiple_of=8)] | None = None  # pixels; None = the model's own
+    seeds: Literal["all"] | Count = "all"  # how many generators; seed s of the study uses generator s modulo this
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe(cls, data: Any) -> Any:
+        """Fill in what the recipe says; epochs given by hand replace images_seen and the other way round."""
+        if not isinstance(data, dict) or not isinstance(name := data.get("recipe", "small"), str):
+            return data
+        known = dict(RECIPES.get(name, {}))
+        if data.get("checkpoint") or data.get("images"):
+            known.pop("start", None)
+        if data.get("epochs") is not None:
+            known.pop("images_seen", None)
+        if data.get("images_seen") is not None:
+            known.pop("epochs", None)
+        return known | {key: value for key, value in data.items() if value is not None or key not in known}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Generator":
+        given = [key for key in ("start", "checkpoint", "images") if getattr(self, key)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} given; allowed: one of start, checkpoint, images")
+        if self.images_seen and self.epochs:
+            raise ValueError("images_seen and epochs given; allowed: one of them")
+        if self.unconditional and self.train_on != "each":
+            raise ValueError("unconditional needs train_on: each, as without text it cannot tell sets apart")
+        return self
+
+    @property
+    def trained(self) -> bool:
+        """Whether this study trains it; otherwise what it has seen is not known."""
+        return self.checkpoint is None and self.images is None
+
+    def at(self, folder: Path) -> "Generator":
+        """The same with paths relative to the study's folder made whole; hub ids stay as they are."""
+        paths = {key: getattr(self, key) for key in ("start", "checkpoint", "images")}
+        found = {
+            key: str((folder / path).resolve()) for key, path in paths.items() if path and (folder / path).exists()
+        }
+        return self.model_copy(update=found)
+
+    @property
+    def source(self) -> str | None:
+        """The model that it starts from or is."""
+        return self.checkpoint or self.start
+
+
+class Sampling(Frozen):
+    """How synthetic sets are drawn. A list is a sweep: the first value is the study's, the others are variants."""
+
+    steps: Annotated[list[Annotated[int, Field(ge=2, le=1000)]], Field(min_length=1)] = [15]  # denoising steps
+    guidance: Annotated[list[Annotated[float, Field(ge=1, le=50)]], Field(min_length=1)] = [2.0]
+    filter: Annotated[list[Annotated[float, Field(gt=0, lt=1)] | None], Field(min_length=1)] = [None]
+    # redraw images to whose label a classifier trained on what the generator may see gives less than this probability
+    redraws: Count = 4  # tries a filtered image has at most
+    scheduler: str = "DPMSolverMultistepScheduler"  # any of diffusers by its class name
+    batch: Count = 64  # images
+
+    @field_validator("steps", "guidance", "filter", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return value if isinstance(value, list) else [value]
+
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """Variant ('' = the study as written, else `guidance=3;steps=50`) -> steps, guidance, filter."""
+        found = {}
+        for guidance, steps, least in product(self.guidance, self.steps, self.filter):
+            chosen = {"filter": least, "guidance": guidance, "steps": steps}
+            own = {"filter": self.filter[0], "guidance": self.guidance[0], "steps": self.steps[0]}
+            changed = [f"{key}={value:g}" if value else f"{key}=none" for key, value in chosen.items()
+                       if value != own[key]]  # fmt: skip
+            found[";".join(changed)] = chosen
+        return found

@@ -1,0 +1,251 @@
+"""Generators in a study: what each may see, where it starts from, and that the folder it leaves is plain diffusers."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from benchmark.cache import BadInput, Cell, Store
+from benchmark.plan import plan
+from benchmark.running import run_cells
+from benchmark.stages import split, synthesize
+from benchmark.stages.train import seen
+from benchmark.study import load_study
+
+SMALL = {"images_seen": 64, "transfer_images_seen": 32, "batch": 16, "channels": [32, 32], "text_width": 32}
+BASE = {
+    "datasets": ["phantom-x-ray", "phantom-fundoscopy"], "phantom_images": 60, "decoder_images_seen": 32, "seeds": 1,
+    "placebos": [], "backbones": [{"name": "test_resnet"}], "sampling": {"steps": 2}, "fidelity": {"images": 20},
+    "classifier": {"steps": 2, "batch": 8, "warmup": 1, "evaluations": 1}, "audit": {"images": 10, "stride": 1.0},
+    "threads": {"generator": 1, "classifier": 1}, "budgets": [0.2], "arms": ["real", "augmented"],
+}  # fmt: skip
+
+
+def cells_of(folder: Path, **changes: Any) -> list[Cell]:
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump({"name": "s"} | BASE | changes))
+    return plan(load_study(str(file)))
+
+
+def finish(cells: list[Cell], home: Path, *stages: str) -> Store:
+    """Run the cells of these stages and what they need, in this process."""
+    from benchmark.running import needed
+
+    store = Store(home)
+    wanted = {cell.digest: cell for stage in stages for cell in needed(cells, stage)}
+    assert not run_cells(list(wanted.values()), store, "local", 1, lambda *told: None)
+    return store
+
+
+def trained_parts(cell: Cell) -> list[Cell]:
+    """Every cell with learnt weights from which this one comes."""
+    above = [part for each in cell.inputs.values() for part in trained_parts(each)]
+    return above + ([cell] if cell.stage in ("train", "autoencoder") or cell.config.get("keep") else [])
+
+
+def of(cells: list[Cell], stage: str, **about: Any) -> list[Cell]:
+    return [c for c in cells if c.stage == stage and all(c.about.get(key) == value for key, value in about.items())]
+
+
+@pytest.mark.parametrize("exposure", ["budget", "transfer"])
+def test_no_other_image_of_the_target_reaches_any_trained_part(tmp_path: Path, exposure: str) -> None:
+    cells = cells_of(
+        tmp_path, generators={"g": SMALL}, exposure=exposure, budgets=[0.2, 0.5], sampling={"steps": 2, "filter": 0.1}
+    )
+    store = finish(cells, tmp_path / "home", "split")
+    for drawn in of(cells, "synthesize"):
+        own, budget = drawn.inputs["split"], drawn.about["budget"]
+        prepared = split.read(store.folder(own))
+        allowed = {row.tobytes() for row in prepared.train.images[prepared.budget(budget, 0)]}
+        parts = trained_parts(drawn)
+        assert {part.stage for part in parts} == {"train", "autoencoder", "classify"}
+        for part in parts:
+            if own not in part.inputs.values():
+                continue  # it cannot read this set
+            if part.stage == "classify":
+                assert part.config["budget"] == budget and part.config["arm"] == "real"
+                continue
+            own_alone = {role: store.folder(each) for role, each in part.inputs.items() if each == own}
+            images, _, _ = seen(part.config, own_alone)
+            assert {row.tobytes() for row in images} <= allowed
+        assert exposure == "budget" or any(own not in part.inputs.values() for part in parts if part.stage == "train")
+
+
+def test_sets_of_one_source_do_not_meet_in_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmark import lineage
+
+    monkeypatch.setattr(lineage, "SHARED_SOURCES", ({"phantom-x-ray", "phantom-fundoscopy"},))
+    with pytest.raises(BadInput, match="no other data set to learn from before phantom-x-ray"):
+        cells_of(tmp_path, generators={"g": SMALL}, exposure="transfer")
+
+
+def test_sweep_filter_and_groups_are_variants_of_one_study(tmp_path: Path) -> None:
+    generators = {
+        "types": SMALL | {"train_on": {"by": "image_type"}, "detail": "label", "caption_noise": 0.5, "data_share": 0.5},
+        "blind": SMALL | {"train_on": "each", "unconditional": True},
+    }
+    cells = cells_of(tmp_path, generators=generators, sampling={"steps": [2, 3], "filter": [None, 0.5]})
+    assert {c.about["variant"] for c in of(cells, "synthesize", generator="types")} == {
+        "", "steps=3", "filter=0.5", "filter=0.5;steps=3",
+    }  # fmt: skip
+    assert {c.about["variant"] for c in of(cells, "synthesize", generator="blind")} == {"", "steps=3"}
+    assert not of(cells, "classify", generator="blind") and of(cells, "audit", generator="blind")
+    assert len(of(cells, "train")) == 4, "each kind learns from one set at a time here"
+    store = finish(cells, tmp_path / "home", "synthesize")
+    filtered = of(cells, "synthesize", generator="types", variant="filter=0.5", dataset="phantom-x-ray")[0]
+    facts = json.loads((store.folder(filtered) / "facts.json").read_text())
+    assert 0 <= facts["accepted_at_once"] <= facts["accepted"] <= 1 and facts["tries"] >= 12
+    blind = of(cells, "synthesize", generator="blind", variant="")[0]
+    assert set(synthesize.read(store.folder(blind)).captions) == {""}
+
+
+def diffusion_folder(folder: Path, vae: str) -> Path:
+    """Stable Diffusion's layout and classes with random small weights; the VAE is random or the real TAESD."""
+    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from generators.autoencoders import load_taesd
+    from generators.latent_diffusion import tokenizer
+
+    words = tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+                max_position_embeddings=32, projection_dim=32, bos_token_id=words.bos_token_id,
+                eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
+            )
+        )  # fmt: skip
+        unet = UNet2DConditionModel(
+            sample_size=8, block_out_channels=(32, 32), layers_per_block=1, cross_attention_dim=32, norm_num_groups=8,
+            attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        )  # fmt: skip
+        if vae == "taesd":
+            weights = os.environ.get("AUGURY_WEIGHTS")
+            if not weights:
+                pytest.skip("needs $AUGURY_WEIGHTS/taesd")
+            autoencoder = load_taesd(Path(weights) / "taesd" / "taesd_diffusers_bf16.safetensors")
+        else:
+            blocks = 4
+            autoencoder = AutoencoderKL(
+                block_out_channels=(8,) * blocks, norm_num_groups=4, latent_channels=4,
+                down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,
+            )  # fmt: skip
+    scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
+                              skip_prk_steps=True, set_alpha_to_one=False)  # fmt: skip
+    StableDiffusionPipeline(
+        vae=autoencoder, text_encoder=text, tokenizer=words, unet=unet, scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize("vae", ["kl", "taesd"])
+def test_the_papers_recipe_starts_from_a_folder_and_leaves_one(tmp_path: Path, vae: str) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    start = diffusion_folder(tmp_path / "sd", vae)
+    generator = {"recipe": "stable-diffusion", "start": "sd", "epochs": 1, "batch": 16, "micro_batch": 4, "warmup": 1}
+    cells = cells_of(tmp_path, generators={"sd": generator}, size=64, datasets=["phantom-x-ray"])
+    config = of(cells, "train")[0].config
+    assert (config["learning_rate"], config["precision"], config["ema_decay"]) == (5e-5, "bf16", 0.9999)
+    store = finish(cells, tmp_path / "home", "synthesize")
+
+    # Frozen VAE, trained text encoder and U-Net, loaded by plain diffusers.
+    folder = store.folder(of(cells, "train")[0]) / "pipeline"
+    before = StableDiffusionPipeline.from_pretrained(start, dtype=torch.float32)
+    after = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    same = {part: all(torch.equal(a, b) for a, b in zip(getattr(before, part).parameters(),
+                                                         getattr(after, part).parameters(), strict=True))
+            for part in ("vae", "text_encoder", "unet")}  # fmt: skip
+    assert same == {"vae": True, "text_encoder": False, "unet": False}
+
+    # The same image from the same seed.
+    drawn_cell = of(cells, "synthesize")[0]
+    drawn = synthesize.read(store.folder(drawn_cell))
+    after.set_progress_bar_config(disable=True)
+    plain = after(
+        drawn.captions[0], generator=torch.Generator().manual_seed(int(drawn.seeds[0])), num_inference_steps=2,
+        guidance_scale=2.0, output_type="np",
+    ).images[0]  # fmt: skip
+    assert np.abs(plain * 255 - drawn.images[0].astype(float)).max() <= 1
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
+    losses = {}
+    for processes in (1, 2):
+        cells = cells_of(tmp_path, generators={"g": SMALL | {"processes": processes}}, datasets=["phantom-oct"])
+        store = finish(cells, tmp_path / "home", "train")
+        folder = store.folder(of(cells, "train")[0])
+        losses[processes] = json.loads((folder / "loss.json").read_text())["loss"]
+        assert not (folder / "checkpoint").exists()
+    assert losses[1] != losses[2] and losses[2] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_checkpoint_is_used_as_it_is_and_lora_leaves_a_stock_folder(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    start = diffusion_folder(tmp_path / "sd", "kl")
+    generators: dict[str, Any] = {"ready": {"checkpoint": str(start)}}
+    if __import__("importlib.util").util.find_spec("peft"):
+        generators["lora"] = SMALL | {"start": str(start), "lora_rank": 2}
+    cells = cells_of(tmp_path, generators=generators, size=64, datasets=["phantom-x-ray"])
+    store = finish(cells, tmp_path / "home", "train")
+
+    def weights(folder: Path, part: str) -> dict[str, torch.Tensor]:
+        file = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+        return load_file(folder / part / f"{file}.safetensors")
+
+    for cell in of(cells, "train"):
+        folder = store.folder(cell) / "pipeline"
+        for part in ("unet", "text_encoder", "vae"):
+            old, new = weights(start, part), weights(folder, part)
+            assert old.keys() == new.keys()
+            changed = any(not torch.equal(old[key], new[key]) for key in old)
+            assert changed == (cell.about["generator"] == "lora" and part == "unet")
+    ready = of(cells, "classify", generator="ready")
+    assert {cell.about["exposure"] for cell in ready} == {"external"}, "nobody knows what it saw"
+
+
+def test_finished_images_enter_as_a_generator(tmp_path: Path) -> None:
+    from benchmark.datasets import load
+
+    classes = load("phantom-ultrasound", 32, 60).card.classes
+    for name in classes:
+        (tmp_path / "gan" / name).mkdir(parents=True)
+        for i in range(9):
+            Image.fromarray(np.full((40, 40, 3), 10 * i, np.uint8)).save(tmp_path / "gan" / name / f"{i}.png")
+    changes: Any = {"generators": {"gan": {"images": "gan"}}, "datasets": ["phantom-ultrasound"]}
+    cells = cells_of(tmp_path, **changes)
+    assert not of(cells, "train") and not of(cells, "autoencoder")
+    store = finish(cells, tmp_path / "home", "classify", "fidelity", "audit")
+    drawn = synthesize.read(store.folder(of(cells, "synthesize")[0]))
+    assert drawn.images.shape[1:] == (32, 32, 3)
+    pairs = [(int(label), int(image[0, 0, 0])) for label, image in zip(drawn.labels, drawn.images, strict=True)]
+    assert len(set(pairs)) == len(pairs), "each image is used once"
+    with pytest.raises(BadInput, match=r"has 9 of class '.*'; this study needs \d+"):
+        finish(cells_of(tmp_path, **changes, ratios=[5]), tmp_path / "home", "synthesize")
+
+
+@pytest.mark.parametrize(
+    ("generator", "words"),
+    [
+        ({"start": "no/such-model"}, "hf download no/such-model"),
+        ({"start": "a", "images": "b"}, "one of start, checkpoint, images"),
+        ({"images": "nowhere"}, "'nowhere' does not exist"),
+        ({"unconditional": True}, "unconditional needs train_on: each"),
+        ({"epochs": 2, "images_seen": 5}, "one of them"),
+        ({"train_on": ["phantom-ct"]}, "is not one of the study's sets"),
+    ],
+)
+def test_wrong_generators_are_one_line(tmp_path: Path, generator: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        cells_of(tmp_path, generators={"g": generator})
