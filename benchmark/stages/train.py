@@ -94,7 +94,7 @@ def seen(config: Record, inputs: dict[str, Path]) -> Seen:
 
 def run_train(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     """Writes pipeline/ (a diffusers folder) and loss.json; checkpoint/ keeps the state while it runs."""
-    if config.get("processes", 1) > 1 and "RANK" not in os.environ:
+    if config.get("processes", 1) > 1 and not torch_group():
         return _launch(config, inputs, folder)
     pipeline, resolution = assemble(config, inputs)
     losses: list[float] = []
@@ -147,22 +147,22 @@ def _fit(
     return losses, {"images": len(texts), "images_seen": count, "sets": sorted(set(sets))}
 
 
+def torch_group() -> bool:
+    """Whether this process is one of several that share each batch."""
+    import torch.distributed
+
+    return torch.distributed.is_initialized()
+
+
 def _launch(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     """Run this cell again as several processes that share each batch: one a GPU, or on the CPU where there is none."""
-    job = {"config": config, "inputs": {role: str(path) for role, path in inputs.items()}, "folder": str(folder)}
-    (folder / "checkpoint").mkdir(exist_ok=True)
-    write_json(folder / "checkpoint" / "job.json", job)
+    job = folder / "checkpoint" / "job.json"
+    job.parent.mkdir(exist_ok=True)
+    roles = {role: str(path) for role, path in inputs.items()}
+    write_json(job, {"config": config, "inputs": roles, "folder": str(folder)})
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-    if device() == "cpu":
-        command[3:4] = ["--cpu"]
     command += ["--num_processes", str(config["processes"]), "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += [
-        "--main_process_port",
-        "0",
-        "--module",
-        "benchmark.stages.train",
-        str(folder / "checkpoint" / "job.json"),
-    ]
+    command += ["--main_process_port", "0", "--module", "benchmark.stages.train", str(job)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "Error" in line] or done.stderr.splitlines()[-1:]
@@ -174,7 +174,9 @@ def main() -> None:
     import accelerate
     import torch
 
-    accelerate.PartialState(cpu=device() == "cpu")
+    state = accelerate.PartialState(cpu=device() == "cpu")
+    if state.num_processes == 1:
+        raise RuntimeError("accelerate started one process where several were asked for")
     job = json.loads(Path(sys.argv[1]).read_text())
     try:
         run_train(job["config"], {role: Path(path) for role, path in job["inputs"].items()}, Path(job["folder"]))
