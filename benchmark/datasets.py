@@ -40,6 +40,7 @@ PHANTOMS = tuple(
         "clinical-image",
     )
 )  # fmt: skip
+SITE_2 = tuple(f"{name}-site2" for name in PHANTOMS)  # another hospital's images of the same findings
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def locate(reference: str) -> Path | None:
     root = os.environ.get("AUGURY_DATA")
     if root and "/" not in reference and (Path(root) / reference / f"{reference}.npz").is_file():
         return Path(root) / reference / f"{reference}.npz"
-    if reference in PHANTOMS:
+    if reference in PHANTOMS or reference in SITE_2:
         return None
     if reference in MEDMNIST:
         file = medmnist_root() / f"{reference}.npz"
@@ -169,12 +170,13 @@ def _phantom(name: str, size: int, images: int) -> Dataset:
     """Train, validation (a tenth) and test (a quarter, at least 200) of a phantom, from three disjoint draws."""
     from benchmark import phantoms
 
-    card = Card.of(phantoms.card(name) | {"phantom": True})
+    kind, site = name.removesuffix("-site2"), 2 if name in SITE_2 else 1
+    card = Card.of(phantoms.card(kind) | {"phantom": True, "name": name})
     splits = {}
     for seed, (split, n) in enumerate(
         {"train": images, "validation": max(100, images // 10), "test": max(200, images // 4)}.items()
     ):
-        drawn = phantoms.draw(name, n, size, seed)
+        drawn = phantoms.draw(kind, n, size, seed, site)
         splits[split] = Split(drawn.images, drawn.labels, drawn.patients, {"sex": drawn.sex})
     return Dataset(card, splits, "phantoms", digest(name, images, size))
 
@@ -241,8 +243,8 @@ def identity(reference: str) -> dict[str, str]:
     if path is None:
         from benchmark.phantoms import PHANTOMS as phantoms
 
-        return {"dataset": reference, "image_type": phantoms[reference].image_type,
-                "specialty": phantoms[reference].specialty}  # fmt: skip
+        kind = phantoms[reference.removesuffix("-site2")]
+        return {"dataset": reference, "image_type": kind.image_type, "specialty": kind.specialty}
     beside = path / "card.json" if path.is_dir() else path.with_suffix(".json")
     if beside.is_file():
         try:

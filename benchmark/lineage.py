@@ -9,7 +9,7 @@ from benchmark import datasets
 from benchmark.cache import BadInput, Cell, Record, sha256
 from benchmark.recipes import By, Generator
 from benchmark.stages import VERSIONS
-from benchmark.study import Study
+from benchmark.study import Backbone, Study
 
 # Sets made from the same images must not meet in `transfer` (busi is the source of breastmnist, HAM10000 of dermamnist;
 # the three organ sets are views of the same CT volumes).
@@ -187,24 +187,51 @@ class Lineage:
     def judge(self, reference: str, sight: Sight, seed: int) -> Cell:
         """A classifier of the real images that the generator may see, kept with its weights."""
         backbone = self.study.backbones[0]
-        return self.classify(
-            reference, backbone.name, backbone.lr, "real", sight.budget or 1.0, 0, 0.0, seed, None, {}, keep=True
-        )
+        return self.classify(reference, backbone, "real", sight.budget or 1.0, 0, 0.0, seed, keep=True)
 
     def classify(
-        self, reference: str, backbone: str, lr: float | None, arm: str, budget: float, ratio: float, share: float,
-        seed: int, drawn: Cell | None, about: Record, keep: bool = False,
+        self, reference: str, backbone: Backbone, arm: str, budget: float, ratio: float, share: float, seed: int,
+        drawn: Cell | None = None, about: Record | None = None, *, by_budget: bool = False, keep: bool = False,
     ) -> Cell:  # fmt: skip
-        config = self.study.classifier.model_dump()
-        config |= {"arm": arm, "budget": budget, "ratio": float(ratio), "share": share, "seed": seed}
-        config |= {"backbone": backbone, "learning_rate": lr, "size": self.study.size} | (
-            {"keep": True} if keep else {}
-        )
+        """by_budget: validation is cut to the budget and the last checkpoint is taken instead of the best."""
+        study, about = self.study, about or {}
+        config: Record = study.classifier.model_dump() | {"size": study.size, "seed": seed}
+        config |= {"arm": arm, "budget": budget, "ratio": float(ratio), "share": share}
+        config |= {"backbone": backbone.name, "learning_rate": backbone.lr, "options": backbone.options}
         inputs = {"split": self.split(reference)} | ({"synthesize": drawn} if drawn else {})
-        about = {**self.identity[reference]} | {
-            "arm": arm, "budget": budget, "ratio": float(ratio), "share": share, "backbone": backbone, "seed": seed,
-        } | about  # fmt: skip
-        return Cell("classify", VERSIONS["classify"], config, inputs, self.study.threads.classifier, about)
+        if backbone.weights:
+            config |= weights_source(backbone.weights)
+        if by_budget:
+            config |= {"by_budget": True, "select": "last"}
+            about = about | {"variant": ";".join(filter(None, (about.get("variant"), "validation=budget")))}
+        if keep:
+            config |= {"keep": True}
+        else:
+            config |= {"corruptions": list(study.corruptions)}
+            inputs |= self.external(reference)
+        keys = {"arm": arm, "budget": budget, "ratio": float(ratio), "share": share, "backbone": backbone.name}
+        about = {**self.identity[reference], **keys, "seed": seed, **about}
+        return Cell("classify", VERSIONS["classify"], config, inputs, study.threads.classifier, about)
+
+    def external(self, reference: str) -> dict[str, Cell]:
+        """Another site's test images of this set, where the study names one."""
+        study = self.study
+        place = study.external.get(self.names[reference], study.external.get(reference))
+        if place is None:
+            return {}
+        config: Record = {"reference": place, "digest": datasets.digest(place, study.phantom_images, study.size)}
+        config |= {"size": study.size, "phantom_images": study.phantom_images, "external": True}
+        split = self.split(reference)
+        return {"external": Cell("split", VERSIONS["split"], config, {"split": split}, 1, self.identity[reference])}
+
+
+def weights_source(weights: str) -> Record:
+    """Where a backbone starts from, with the hash of a local file."""
+    if weights == "hub":
+        return {"weights": "hub"}
+    if not Path(weights).is_file():
+        raise BadInput(f"backbones: weights {weights!r} given; allowed: hub, or a .safetensors or .pth file")
+    return {"weights": weights, "weights_digest": sha256(Path(weights))}
 
 
 def autoencoder_source(study: Study) -> Record:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
-ARMS = ("augmented", "mixed", "real", "synthetic")
+ARMS = ("augmented", "mixed", "pretrained", "real", "real_double", "real_oversampled", "real_strong", "synthetic")
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,14 @@ def mixture(
     """The rows of an arm at a budget.
 
     budget: rows of the train pool in the order in which they enter it; labels of all train rows.
+    real_double is given the rows of twice the budget; pretrained sees its synthetic rows first, then its real ones.
     rank, copy int64 [M]: synthetic image i is the copy[i]-th one made for the rank[i]-th row of that order, with that
     row's label, so that a synthetic set has the class mix of the budget whose size it matches.
     """
     none = np.zeros(0, np.int64)
-    if arm == "real":
+    if arm == "real_oversampled":
+        return Mixture(oversampled(budget, labels), none, 0.0)
+    if arm in ("real", "real_double", "real_strong"):
         return Mixture(budget, none, 0.0)
     if arm == "mixed":
         # Every second image within a class is replaced by a synthetic one of its label.
@@ -39,10 +42,18 @@ def mixture(
         chosen = np.flatnonzero((copy == 0) & (rank < len(budget)))
         chosen = chosen[replaced[rank[chosen]]]
         return Mixture(budget[~replaced], chosen, share)
-    if arm in ("synthetic", "augmented"):
+    if arm in ("synthetic", "augmented", "pretrained"):
         chosen = _ratio_rows(len(budget), rank, copy, ratio)
-        return Mixture(budget if arm == "augmented" else none, chosen, share if arm == "augmented" else 1.0)
+        return Mixture(none, chosen, 1.0) if arm == "synthetic" else Mixture(budget, chosen, share)
     raise ValueError(f"arm {arm!r} given; allowed: {', '.join(ARMS)}")
+
+
+def oversampled(rows: Rows, labels: NDArray[Any]) -> Rows:
+    """The rows, those of rarer classes repeated until every class (or combination of labels) is as frequent."""
+    _, codes = np.unique(labels[rows], axis=0, return_inverse=True)
+    codes = codes.reshape(-1)
+    most = int(np.bincount(codes).max())
+    return np.concatenate([np.resize(rows[codes == code], most) for code in range(codes.max() + 1)])
 
 
 def _ratio_rows(n: int, rank: Rows, copy: Rows, ratio: float) -> Rows:

@@ -1,11 +1,12 @@
 """Study -> cells with their dependencies, in an order in which every cell follows what it reads."""
 
 from collections.abc import Iterator
+from itertools import product
 
 from benchmark.cache import BadInput, Cell, Record
 from benchmark.lineage import Lineage
 from benchmark.stages import VERSIONS
-from benchmark.study import SYNTHETIC_ARMS, Block, Study
+from benchmark.study import REAL_ARMS, SYNTHETIC_ARMS, Block, Study
 
 ORDER = ("split", "autoencoder", "train", "synthesize", "features", "classify", "fidelity", "audit")
 
@@ -47,13 +48,23 @@ class Planner:
     def block(self, reference: str, block: Block) -> Iterator[Cell]:
         for seed in range(self.study.seeds):
             for budget in block.budgets:
-                for backbone in self.study.backbones:
-                    if "real" in block.arms:
-                        yield self.lineage.classify(
-                            reference, backbone.name, backbone.lr, "real", budget, 0, 0.0, seed, None, {}
-                        )
+                for arm in (arm for arm in REAL_ARMS if arm in block.arms):
+                    if arm != "real_double" or 2 * budget <= 1:
+                        yield from self.classify(reference, arm, budget, 0, 0.0, seed)
                 for key, exposure in self.generators(reference, block):
                     yield from self.synthetic(reference, block, key, exposure, budget, seed)
+
+    def classify(
+        self, reference: str, arm: str, budget: float, ratio: float, share: float, seed: int,
+        drawn: Cell | None = None, about: Record | None = None,
+    ) -> Iterator[Cell]:  # fmt: skip
+        """One arm with every backbone, at the lowest two budgets also with validation cut to the budget."""
+        cut = self.study.budget_validation and budget in self.study.budgets[:2]
+        for backbone in self.study.backbones:
+            for by_budget in (False, True) if cut else (False,):
+                yield self.lineage.classify(
+                    reference, backbone, arm, budget, ratio, share, seed, drawn, about, by_budget=by_budget
+                )
 
     def generators(self, reference: str, block: Block) -> Iterator[tuple[str, str]]:
         if not any(arm in SYNTHETIC_ARMS for arm in block.arms):
@@ -78,13 +89,10 @@ class Planner:
             yield from self.judged(reference, drawn, about, seed, budget)
             if generator.unconditional:
                 continue
-            for backbone in self.study.backbones:
-                for arm in (arm for arm in SYNTHETIC_ARMS if arm in block.arms):
-                    for ratio in [1] if arm == "mixed" else block.ratios:
-                        share = 1.0 if arm == "synthetic" else self.study.share
-                        yield self.lineage.classify(
-                            reference, backbone.name, backbone.lr, arm, budget, ratio, share, seed, drawn, about
-                        )
+            for arm in (arm for arm in SYNTHETIC_ARMS if arm in block.arms):
+                shares = {"synthetic": [1.0], "augmented": self.study.share}.get(arm, [0.5])
+                for ratio, share in product([1] if arm == "mixed" else block.ratios, shares):
+                    yield from self.classify(reference, arm, budget, ratio, share, seed, drawn, about)
 
     def placebos(self, reference: str) -> Iterator[Cell]:
         if not any("augmented" in block.arms for block in self.study.grid):
@@ -93,11 +101,8 @@ class Planner:
             for seed in range(self.study.seeds):
                 for budget in self.study.lowest:
                     drawn = self.lineage.baseline(reference, name, budget, seed)
-                    for backbone in self.study.backbones:
-                        yield self.lineage.classify(
-                            reference, backbone.name, backbone.lr, "augmented", budget, 1, self.study.share, seed,
-                            drawn, {"generator": name},
-                        )  # fmt: skip
+                    share, about = self.study.share[0], {"generator": name}
+                    yield from self.classify(reference, "augmented", budget, 1, share, seed, drawn, about)
 
     def judged(self, reference: str, drawn: Cell, about: Record, seed: int, budget: float) -> Iterator[Cell]:
         """Features, fidelity and audit of a synthetic set."""

@@ -77,7 +77,8 @@ class Reporter:
         resolved = self.study.model_dump(mode="json")
         generators = replicates(resolved)
         pooled = [*pooled_rows(cells, load, generators), *multiplier_rows(cells, load, generators)]
-        pooled += pool_seeds(own[own["stage"].isin(["synthesize", "fidelity", "audit"])])
+        others = own["stage"].isin(["synthesize", "fidelity", "audit"])
+        pooled += pool_seeds(own[others | own["group"].str.startswith(("corruption=", "external="))])
         return Results(
             study=resolved,
             table=frame([*records(own), *(row | {"study": self.study.name} for row in pooled)]),
@@ -120,11 +121,23 @@ class Reporter:
         for metric, values in per_class(labels, probabilities, task).items():
             for name, value in zip(prepared.card.classes, values, strict=True):
                 yield keys | {"group": name, "metric": metric, "value": float(value)}
+        for group, truth, found in self.further_tests(cell):
+            for metric, value in score(truth, found, task).items():
+                yield keys | {"group": group, "metric": metric, "value": value, "n": len(truth)}
         for column, entries in prepared.test.columns.items():
             for entry in sorted(set(entries)):
                 rows = np.flatnonzero(np.array(entries) == entry)
                 value = score(labels[rows], probabilities[rows], task)["auroc"]
                 yield keys | {"group": f"{column}={entry}", "metric": "auroc", "value": value, "n": len(rows)}
+
+    def further_tests(self, cell: Cell) -> Iterator[tuple[str, NDArray[Any], NDArray[np.float64]]]:
+        """Corrupted and external test images: group, labels, probabilities."""
+        labels = self.prepared(cell.inputs["split"].digest).test.labels
+        with np.load(self.store.verify(cell) / "predictions.npz", allow_pickle=False) as arrays:
+            for group in (name for name in arrays.files if "=" in name):
+                if group.startswith("external="):
+                    labels = split.read_external(self.store.verify(cell.inputs["external"]))[1].labels
+                yield group, labels, np.asarray(arrays[group], np.float64)
 
     def failed_rows(self) -> Iterator[Record]:
         for cell in self.missing:
@@ -165,7 +178,7 @@ class Reporter:
         }
 
     def datasets(self) -> Iterator[Record]:
-        for cell in self.of("split"):
+        for cell in (cell for cell in self.of("split") if not cell.config.get("external")):
             folder, prepared = self.store.verify(cell), self.prepared(cell.digest)
             card = json.loads((folder / "card.json").read_text())
             leaks = json.loads((folder / "leaks.json").read_text())

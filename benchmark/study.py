@@ -12,9 +12,11 @@ from benchmark.recipes import Count, Frozen, Generator, Sampling, Share
 
 PRESETS = Path(__file__).parent / "presets"
 PLACEBOS = ("class_mean", "copies", "mixup")
-Arm = Literal["real", "synthetic", "mixed", "augmented"]
+Arm = Literal["real", "real_double", "real_oversampled", "real_strong", "synthetic", "mixed", "augmented", "pretrained"]
 Budget = Annotated[float, Field(gt=0, le=1)]
-SYNTHETIC_ARMS = ("synthetic", "mixed", "augmented")
+REAL_ARMS = ("real", "real_double", "real_oversampled", "real_strong")
+SYNTHETIC_ARMS = ("synthetic", "mixed", "augmented", "pretrained")
+CORRUPTIONS = ("blur", "contrast", "jpeg", "noise")
 
 
 class Classifier(Frozen):
@@ -34,8 +36,10 @@ class Classifier(Frozen):
 class Backbone(Frozen):
     """A timm architecture; lr (per step) replaces the default of classifiers/backbones.py."""
 
-    name: str
+    name: str  # with a tag, as in resnet18.a1_in1k, where weights is hub
     lr: Annotated[float, Field(gt=0, lt=1)] | None = None
+    weights: str | None = None  # None = from scratch; hub = timm's own by tag; else a .safetensors or .pth file
+    options: dict[str, bool | int | float | str] = {}  # passed to timm, such as stem_width or patch_size
 
 
 class Block(Frozen):
@@ -57,7 +61,7 @@ class Claim(Frozen):
     """A contrast that is corrected together with the others named and may be claimed."""
 
     arm: Arm
-    against: Literal["real"] = "real"
+    against: Literal["real", "real_double", "real_oversampled", "real_strong"] = "real"
     budget: Budget
 
 
@@ -96,7 +100,10 @@ class Study(Frozen):
     grid: list[Block] = []
     placebos: list[Literal["class_mean", "copies", "mixup"]] = ["class_mean", "copies", "mixup"]
     placebo_budgets: list[Budget] | None = None  # None = the lowest of the grid
-    share: Share = 0.5  # of a batch that is synthetic, in arms mixed and augmented
+    share: Annotated[list[Share], Field(min_length=1)] = [0.5]  # of a batch that is synthetic, in arm augmented
+    budget_validation: bool = False  # repeat the lowest two budgets with validation cut to the budget
+    external: dict[str, str] = {}  # data set -> another site's images of the same classes, to be tested on as well
+    corruptions: list[Literal["blur", "contrast", "jpeg", "noise"]] = []  # of the test images, as further tests
     claims: list[Claim] | None = None  # None = augmented against real at the lowest budget
     margin: Annotated[float, Field(gt=0, lt=0.5)] = 0.01  # AUROC, of equivalence
     backbones: Annotated[list[Backbone], Field(min_length=1)] = [Backbone(name="resnet18")]
@@ -108,6 +115,11 @@ class Study(Frozen):
     threads: Threads = Threads()
     backend: Literal["pool", "local"] = "pool"
     waive: list[str] = []  # data sets whose leaks are accepted; printed in the report
+
+    @field_validator("share", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return value if isinstance(value, list) else [value]
 
     @field_validator("backbones", mode="before")
     @classmethod
@@ -184,7 +196,8 @@ def load_study(source: str, overrides: list[str] | None = None, name: str | None
         raise BadInput(f"study {source}: {one_line(error)}") from None
     generators = {key: generator.at(file.parent) for key, generator in study.generators.items()}
     datasets = [_relative(ref, file) for ref in study.datasets]
-    return study.model_copy(update={"datasets": datasets, "generators": generators})
+    external = {key: _relative(ref, file) for key, ref in study.external.items()}
+    return study.model_copy(update={"datasets": datasets, "generators": generators, "external": external})
 
 
 def one_line(error: ValidationError) -> str:

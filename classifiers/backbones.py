@@ -1,8 +1,10 @@
 """Any timm backbone by name, with what it needs to see small images."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 # Settings that differ from the study's; a backbone needs a line only where the defaults do not fit it.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -33,18 +35,40 @@ def check(name: str) -> None:
         raise ValueError(f"backbone {name!r} is not in timm; {hint}")
 
 
-def create(name: str, num_classes: int, size: int, seed: int) -> torch.nn.Module:
-    """An untrained backbone for RGB images of size x size; its weights depend on (name, seed) alone.
+def create(
+    name: str, num_classes: int, size: int, seed: int, weights: str | None = None, options: dict[str, Any] | None = None
+) -> torch.nn.Module:
+    """A backbone for RGB images of size x size; without weights it depends on (name, options, seed) alone.
 
-    Backbones whose input size is part of their shape (transformers) are told the size.
+    weights: `hub` (timm's own, by the tag in the name), or a .safetensors or .pth file, whose head is left out.
+    options go to timm.create_model. Backbones whose input size is part of their shape (transformers) are told it.
     """
     import timm
 
     check(name)
+    given = dict(pretrained=weights == "hub", num_classes=num_classes, **(options or {}))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model = timm.create_model(name, pretrained=False, num_classes=num_classes, img_size=size)
+            model = timm.create_model(name, img_size=size, **given)
         except TypeError:
-            model = timm.create_model(name, pretrained=False, num_classes=num_classes)
+            model = timm.create_model(name, **given)
+    if weights not in (None, "hub"):
+        load_weights(model, Path(str(weights)))
     return model  # type: ignore[no-any-return]
+
+
+def load_weights(model: Any, file: Path) -> None:
+    """Fill a model from a local file, its head excepted; raises ValueError where the rest does not fit."""
+    if file.suffix == ".safetensors":
+        state = load_file(file)
+    else:
+        state = torch.load(file, weights_only=True, map_location="cpu")
+        state = state.get("state_dict", state.get("model", state))
+    heads = model.pretrained_cfg.get("classifier") or ()
+    heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+    own = {key: value for key, value in model.state_dict().items() if not key.startswith(heads)}
+    wrong = [key for key, value in own.items() if key not in state or state[key].shape != value.shape]
+    if wrong:
+        raise ValueError(f"weights {file} do not fit: {wrong[0]} and {len(wrong) - 1} others are missing or differ")
+    model.load_state_dict({key: state[key] for key in own}, strict=False)

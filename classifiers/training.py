@@ -1,7 +1,7 @@
 """One loop that trains a classifier on any mixture of real and synthetic images held in memory."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ class Settings:
     warmup: int = 10
     shift: int = 2
     flip: bool = True
+    strong: bool = False  # rotation, scale, brightness, contrast and erasing as well
     precision: str = "bf16"  # bf16 | fp32
     select: str = "best"  # best | last, by validation on real images
     evaluations: int = 3
@@ -71,6 +72,8 @@ def fit(
         images = np.concatenate([pool.images[row] for pool, row in zip(pools, rows, strict=True)])
         labels = np.concatenate([pool.labels[row] for pool, row in zip(pools, rows, strict=True)])
         batch = augment(to_input(images, device), rng, settings.shift, settings.flip)
+        if settings.strong:
+            batch = distort(batch, rng)
 
         # Update the weights.
         for group in optimiser.param_groups:
@@ -95,6 +98,32 @@ def fit(
 
     if kept is not None:
         model.load_state_dict(kept)
+    model.eval()
+    return curve
+
+
+def pretrain_and_tune(
+    model: torch.nn.Module, synthetic: Pool, real: Pool, validation: Pool, task: str, settings: Settings, *, seed: int,
+    rates: tuple[float, ...] = (1.0, 0.3, 0.1),
+) -> list[dict[str, float]]:  # fmt: skip
+    """Half of the steps on synthetic images, the other half on real ones at the fine-tuning rate that does best.
+
+    rates: factors of the learning rate; validation chooses. Returns the curve of the one that is kept.
+    """
+    first = replace(settings, steps=settings.steps // 2, select="last")
+    fit(model, [replace(synthetic, share=1.0)], validation, task, first, seed=seed)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    best, kept, curve = -np.inf, start, []
+    for rate in rates:
+        model.load_state_dict(start)
+        second = replace(settings, steps=settings.steps - first.steps, learning_rate=rate * settings.learning_rate)
+        found = fit(model, [replace(real, share=1.0)], validation, task, second, seed=seed + 1)
+        probabilities = predict(model, validation.images, task, settings.precision)
+        auroc = score(validation.labels, probabilities, task)["auroc"]
+        if np.isnan(auroc) or auroc > best:
+            best, curve = (-np.inf if np.isnan(auroc) else auroc), [each | {"rate": rate} for each in found]
+            kept = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(kept)
     model.eval()
     return curve
 
@@ -134,6 +163,24 @@ def augment(batch: torch.Tensor, rng: np.random.Generator, shift: int, flip: boo
         flipped = torch.from_numpy(rng.random(n) < 0.5).to(batch.device)
         batch = torch.where(flipped[:, None, None, None], batch.flip(-1), batch)
     return batch
+
+
+def distort(batch: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Rotate (up to 20 degrees), scale (0.8 to 1.25), change brightness and contrast, erase a square."""
+    n, _, height, width = batch.shape
+    angle, scale = np.deg2rad(rng.uniform(-20, 20, n)), np.exp(rng.uniform(np.log(0.8), np.log(1.25), n))
+    cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
+    turn = np.stack([np.stack([cos, -sin, 0 * cos], 1), np.stack([sin, cos, 0 * cos], 1)], 1)
+    grid = F.affine_grid(torch.from_numpy(turn).to(batch), list(batch.shape), align_corners=False)
+    batch = F.grid_sample(batch, grid, padding_mode="reflection", align_corners=False)
+    gain, lift = (torch.from_numpy(rng.uniform(*ends, (n, 1, 1, 1))).to(batch) for ends in ((0.7, 1.4), (-0.4, 0.4)))
+    batch = batch * gain + lift
+    side = max(1, min(height, width) // 4)
+    top, left = rng.integers(0, height - side + 1, n), rng.integers(0, width - side + 1, n)
+    rows = torch.arange(height)[None, :] - torch.from_numpy(top)[:, None]
+    columns = torch.arange(width)[None, :] - torch.from_numpy(left)[:, None]
+    inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
+    return batch.masked_fill(inside[:, None].to(batch.device), 0.0)
 
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor, task: str) -> torch.Tensor:

@@ -60,10 +60,14 @@ def contrasts(cells: pd.DataFrame, load: Load | Jackknives, study: Mapping[str, 
 
 
 def _named(study: Mapping[str, Any], found: list[Setting]) -> list[Row]:
-    """The study's claims, else augmented against real at the lowest budget."""
+    """The study's claims, else augmented at the lowest budget against real and, where it was run, real_double."""
     named = [dict(each) for each in study.get("claims") or []]
     budgets = [each["budget"] for each in found if each["arm"] == "real"]
-    return named or ([{"arm": "augmented", "against": "real", "budget": min(budgets)}] if budgets else [])
+    if named or not budgets:
+        return named
+    claim = {"arm": "augmented", "against": "real", "budget": min(budgets)}
+    doubled = [each["budget"] for each in found if each["arm"] == "real_double"]
+    return [claim] + ([claim | {"against": "real_double", "budget": min(doubled)}] if doubled else [])
 
 
 def _opponents(one: Setting, found: list[Setting], named: list[Row]) -> list[tuple[str, Setting]]:

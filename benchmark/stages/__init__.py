@@ -11,7 +11,7 @@ VERSIONS: dict[str, int] = {
     "train": 2,
     "synthesize": 2,
     "features": 1,
-    "classify": 1,
+    "classify": 2,
     "fidelity": 1,
     "audit": 2,
 }

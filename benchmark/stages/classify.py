@@ -5,26 +5,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmark.cache import Record, write_json
 from benchmark.mixing import mixture
+from benchmark.splits import budget_rows, entry_budgets
 from benchmark.stages import device, split, synthesize
 
 
 def run_classify(config: Record, inputs: dict[str, Path], folder: Path) -> None:
-    """Writes predictions.npz (test and validation probabilities and labels) and training.json."""
-    from safetensors.torch import save_file
-
-    from classifiers.backbones import DEFAULTS, create
-    from classifiers.training import Pool, Settings, fit, predict
+    """Writes predictions.npz (probabilities of test, validation, corrupted and external images) and training.json."""
+    from classifiers.training import Pool, fit, predict, pretrain_and_tune
 
     # Choose the arm's rows.
     prepared = split.read(inputs["split"])
-    budget = prepared.budget(config["budget"], config["seed"])
+    arm, task, seed = config["arm"], prepared.card.task, config["seed"]
+    budget = prepared.budget(config["budget"] * (2 if arm == "real_double" else 1), seed)
     none = np.zeros(0, np.int64)
     drawn = synthesize.read(inputs["synthesize"]) if "synthesize" in inputs else None
     rank, copy = (drawn.rank, drawn.copy) if drawn else (none, none)
-    rows = mixture(config["arm"], budget, prepared.train.labels, rank, copy, config["ratio"], config["share"])
+    rows = mixture(arm, budget, prepared.train.labels, rank, copy, config["ratio"], config["share"])
     pools = []
     if len(rows.real):
         pools.append(Pool(prepared.train.images[rows.real], prepared.train.labels[rows.real], 1 - rows.share))
@@ -32,43 +32,74 @@ def run_classify(config: Record, inputs: dict[str, Path], folder: Path) -> None:
         pools.append(Pool(drawn.images[rows.synthetic], drawn.labels[rows.synthetic], rows.share))
 
     # Train and predict.
-    task, seed = prepared.card.task, config["seed"]
-    own = DEFAULTS.get(config["backbone"], {}).get("learning_rate", Settings.learning_rate)
-    names = (
-        "steps",
-        "batch",
-        "weight_decay",
-        "warmup",
-        "shift",
-        "flip",
-        "precision",
-        "select",
-        "evaluations",
+    settings = _settings(config)
+    model = _model(config, len(prepared.card.classes)).to(device())
+    chosen = _validation_rows(prepared, config)
+    validation = Pool(prepared.validation.images[chosen], prepared.validation.labels[chosen], 1.0)
+    if arm == "pretrained":
+        curve = pretrain_and_tune(model, pools[1], pools[0], validation, task, settings, seed=seed)
+    else:
+        curve = fit(model, pools, validation, task, settings, seed=seed)
+    tests = {"validation": prepared.validation.images, "test": prepared.test.images} | _further(
+        config, inputs, prepared
     )
-    settings = Settings(learning_rate=config["learning_rate"] or own, **{name: config[name] for name in names})
-    model = create(config["backbone"], len(prepared.card.classes), config["size"], seed)
-    validation = Pool(prepared.validation.images, prepared.validation.labels, 1.0)
-    model = model.to(device())
-    curve = fit(model, pools, validation, task, settings, seed=seed)
-    np.savez(
-        folder / "predictions.npz",
-        test=predict(model, prepared.test.images, task),
-        validation=predict(model, prepared.validation.images, task),
-    )
+    found: Record = {name: predict(model, images, task) for name, images in tests.items()}
+    np.savez(folder / "predictions.npz", **found)
     if config.get("keep"):
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "model.safetensors")
+        _save(model, folder / "model.safetensors")
     real_epochs = settings.steps * settings.batch * (1 - rows.share) / max(1, len(rows.real))
-    facts = {"n_real": len(rows.real), "n_synthetic": len(rows.synthetic), "epochs_over_real": real_epochs}
+    facts = {"n_real": len(np.unique(rows.real)), "n_synthetic": len(rows.synthetic), "epochs_over_real": real_epochs}
     write_json(folder / "training.json", facts | {"curve": curve})
+
+
+def _settings(config: Record) -> Any:
+    """The loop's settings: the study's, with the backbone's own learning rate unless the study gives one."""
+    from classifiers.backbones import DEFAULTS
+    from classifiers.training import Settings
+
+    own = DEFAULTS.get(config["backbone"], {}).get("learning_rate", Settings.learning_rate)
+    names = ("steps", "batch", "weight_decay", "warmup", "shift", "flip", "precision", "select", "evaluations")
+    given = {name: config[name] for name in names}
+    return Settings(learning_rate=config["learning_rate"] or own, strong=config["arm"] == "real_strong", **given)
+
+
+def _model(config: Record, classes: int) -> Any:
+    from classifiers.backbones import create
+
+    return create(config["backbone"], classes, config["size"], config["seed"], config.get("weights"), config["options"])
+
+
+def _validation_rows(prepared: split.Prepared, config: Record) -> NDArray[np.int64]:
+    """All validation rows, or a stratified share as small as the budget, at least one image a class."""
+    labels = prepared.validation.labels
+    if not config.get("by_budget"):
+        return np.arange(len(labels))
+    patients = prepared.validation.groups or [str(i) for i in range(len(labels))]
+    return budget_rows(entry_budgets(labels, patients, config["seed"]), config["budget"])
+
+
+def _further(config: Record, inputs: dict[str, Path], prepared: split.Prepared) -> dict[str, NDArray[np.uint8]]:
+    """Test images that were changed, and those of another site."""
+    from classifiers.corruptions import CORRUPTIONS
+
+    found = {f"corruption={name}": CORRUPTIONS[name](prepared.test.images) for name in config.get("corruptions", [])}
+    if "external" in inputs:
+        name, other = split.read_external(inputs["external"])
+        found[f"external={name}"] = other.images
+    return found
+
+
+def _save(model: Any, file: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, file)
 
 
 def read_classifier(folder: Path, classes: int) -> Any:
     """The model of a finished classify cell that kept it."""
     from safetensors.torch import load_file
 
-    from classifiers.backbones import create
-
     config = json.loads((folder / "cell.json").read_text())["config"]
-    model = create(config["backbone"], classes, config["size"], config["seed"])
+    model = _model(config, classes)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.to(device()).eval()

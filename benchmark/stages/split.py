@@ -38,6 +38,8 @@ class Prepared:
 
 def run_split(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     """Writes arrays.npz, card.json, leaks.json."""
+    if config.get("external"):
+        return _external(config, read(inputs["split"]), folder)
     reference = config["reference"]
     path = datasets.locate(reference)
     native = datasets.load(reference, config["size"] if path is None else None, config["phantom_images"])
@@ -89,6 +91,37 @@ def read(folder: Path) -> Prepared:
             card, splits["train"], splits["validation"], splits["test"], arrays["kept"], arrays["members"],
             arrays["heldout"], [str(name) for name in arrays["patients"]], own,
         )  # fmt: skip
+
+
+def _external(config: Record, own: Prepared, folder: Path) -> None:
+    """Every image of another site, labelled by the classes of the set that it tests; none of them may be in train."""
+    path = datasets.locate(config["reference"])
+    other = datasets.load(config["reference"], config["size"], config["phantom_images"])
+    missing = set(other.card.classes) - set(own.card.classes)
+    if missing or other.card.task != own.card.task:
+        raise BadInput(
+            f"external: {other.card.name} has class {sorted(missing)[0]!r}, which {own.card.name} has not"
+            if missing else f"external: {other.card.name} is {other.card.task}, {own.card.name} {own.card.task}"
+        )  # fmt: skip
+    splits = list(other.splits.values()) if path else [other.splits["test"]]
+    images, labels = np.concatenate([s.images for s in splits]), np.concatenate([s.labels for s in splits])
+    place = [own.card.classes.index(name) for name in other.card.classes]
+    if labels.ndim == 2:
+        moved = np.zeros((len(labels), len(own.card.classes)), np.uint8)
+        moved[:, place] = labels
+    else:
+        moved = np.array(place, np.int64)[labels]
+    shared = {image.tobytes() for image in own.train.images} & {image.tobytes() for image in images}
+    if shared:
+        raise BadInput(f"external: {len(shared)} images of {other.card.name} are in train of {own.card.name}", code=1)
+    np.savez(folder / "arrays.npz", images=images, labels=moved)
+    write_json(folder / "card.json", {"name": other.card.name})
+
+
+def read_external(folder: Path) -> tuple[str, Split]:
+    """Another site's name and its images and labels."""
+    with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+        return json.loads((folder / "card.json").read_text())["name"], Split(arrays["images"], arrays["labels"])
 
 
 def _read_split(arrays: Any, name: str) -> Split:

@@ -1,11 +1,14 @@
 """The classifier's loop: learns, repeats itself, takes equal steps, mixes in the shares asked for."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from classifiers import training
 from classifiers.backbones import DEFAULTS, check, create, names
+from classifiers.corruptions import CORRUPTIONS
 from classifiers.features import LITE0_SIDE, efficientnet_lite0, efficientnet_lite0_maps, embed
 from classifiers.metrics import score
 from classifiers.training import Pool, Settings, augment, fit, predict
@@ -103,3 +106,55 @@ def test_lite0_knows_imagenet() -> None:
     assert likeness[0, 0] > likeness[0, 1] + 0.2, "an image is nearer to its mirror image than to another one"
     maps = efficientnet_lite0_maps()(torch.zeros(1, 3, 64, 64))
     assert [m.shape[-1] for m in maps] == [32, 16, 8, 4, 4]
+
+
+def test_strong_augmentation_changes_every_image_and_repeats_itself() -> None:
+    batch = training.to_input(pool(6, 0).images, torch.device("cpu"))
+    one, two = (training.distort(batch, np.random.default_rng(3)) for _ in range(2))
+    assert torch.equal(one, two) and one.shape == batch.shape and torch.isfinite(one).all()
+    assert ((one - batch).abs().amax((1, 2, 3)) > 0.1).all()
+
+
+def test_pretraining_takes_half_of_the_steps_and_a_rate_by_validation() -> None:
+    steps: list[int] = []
+    original = training.fit
+
+    def watch(*given: object, **named: object) -> list[dict[str, float]]:
+        steps.append(given[4].steps)  # type: ignore[attr-defined]
+        return original(*given, **named)  # type: ignore[arg-type]
+
+    training.fit = watch  # type: ignore[assignment]
+    try:
+        model = create("test_resnet", 2, 32, 0)
+        curve = training.pretrain_and_tune(
+            model, pool(100, 0), pool(20, 1), pool(40, 9), "multiclass", SETTINGS, seed=0
+        )
+    finally:
+        training.fit = original
+    assert steps == [15, 15, 15, 15]
+    assert {each["rate"] for each in curve} <= {1.0, 0.3, 0.1} and len({each["rate"] for each in curve}) == 1
+    assert score(pool(60, 8).labels, predict(model, pool(60, 8).images, "multiclass"), "multiclass")["auroc"] > 0.8
+
+
+def test_weights_from_a_file_fill_all_but_the_head(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    source = create("test_resnet", 7, 32, 3)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    model = create("test_resnet", 2, 32, 0, str(tmp_path / "w.safetensors"))
+    old, new = source.state_dict(), model.state_dict()
+    assert [key for key in new if not torch.equal(old[key], new[key])] == ["fc.weight", "fc.bias"]
+    assert new["fc.weight"].shape[0] == 2
+    with pytest.raises(ValueError, match="do not fit"):
+        create("resnet18", 2, 32, 0, str(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize("name", sorted(CORRUPTIONS))
+def test_corruptions_change_pixels_and_keep_grey_grey(name: str) -> None:
+    rng = np.random.default_rng(0)
+    grey = np.repeat(rng.integers(0, 255, (3, 32, 32, 1)), 3, 3).astype(np.uint8)
+    changed = CORRUPTIONS[name](grey)
+    assert changed.shape == grey.shape and changed.dtype == np.uint8
+    assert 2 < np.abs(changed.astype(int) - grey).mean() < 80
+    assert np.array_equal(changed, CORRUPTIONS[name](grey))
+    assert np.abs(changed[..., 0].astype(int) - changed[..., 2]).max() <= 2
