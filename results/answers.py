@@ -30,7 +30,14 @@ def utility(results: Results) -> str:
     if not rows:
         return "This study has no arm with synthetic images beside real ones, so it cannot say if they help."
     lead = _provisional(rows)
-    return lead + (_one(rows[0], results) if len(rows) == 1 else _many(rows, results)) + _placebos(rows, results)
+    body = _one(rows[0], results) if len(rows) == 1 else _many(rows, results) + _short_of_placebos(rows)
+    return lead + body + _placebos(rows, results)
+
+
+def _short_of_placebos(rows: list[Row]) -> str:
+    """Gains over real data that some placebo matched: what keeps them undecided."""
+    names = [str(row["dataset"]) for row in rows if _why(row)]
+    return f"; on {listed(names)} that is better than real data alone, but not than every placebo" if names else ""
 
 
 def _provisional(rows: list[Row]) -> str:
