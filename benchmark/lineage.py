@@ -225,6 +225,20 @@ class Lineage:
         return {"external": Cell("split", VERSIONS["split"], config, {"split": split}, 1, self.identity[reference])}
 
 
+def encoder_source(name: str) -> Record:
+    """An encoder that needs a file, with its hash; raises BadInput where $AUGURY_WEIGHTS has it not."""
+    if name != "inception":
+        return {}
+    import os
+
+    from benchmark.stages.fidelity import INCEPTION
+
+    file = Path(os.environ.get("AUGURY_WEIGHTS") or "") / INCEPTION
+    if not os.environ.get("AUGURY_WEIGHTS") or not file.is_file():
+        raise BadInput(f"fidelity.encoders: inception needs $AUGURY_WEIGHTS/{INCEPTION}")
+    return {"weights": sha256(file)}
+
+
 def weights_source(weights: str) -> Record:
     """Where a backbone starts from, with the hash of a local file."""
     if weights == "hub":

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import product
 
 from benchmark.cache import BadInput, Cell, Record
-from benchmark.lineage import Lineage
+from benchmark.lineage import Lineage, Sight, encoder_source
 from benchmark.stages import VERSIONS
 from benchmark.study import REAL_ARMS, SYNTHETIC_ARMS, Block, Study
 
@@ -111,28 +111,37 @@ class Planner:
         about = known | about | {"seed": seed}
         limited = about["exposure"] in ("budget", "transfer")
         about |= {"budget": budget} if limited else {}
-        config: Record = {"encoder": study.fidelity.encoder, "images": study.fidelity.images}
-        threads = study.threads.generator
-
-        def features(of: str, inputs: dict[str, Cell], about: Record) -> Cell:
-            return Cell("features", VERSIONS["features"], config | {"of": of}, inputs, threads, about)
-
-        real = features("real", {"split": split}, known)
-        sets: list[tuple[Cell, Record, dict[str, Cell]]] = [(real, known, {})]
-        sets += [(features("synthetic", {"synthesize": drawn}, about), about, {"synthesize": drawn})]
         trained = drawn.inputs.get("train")
+        judge = {"judge": self.lineage.judge(reference, Sight("full"), 0)}
+        sets: list[tuple[str, Record, dict[str, Cell]]] = [("real", known, judge)]
+        sets += [("synthetic", about, {"synthesize": drawn} | judge)]
         if trained and not about["variant"]:
             autoencoder = {"autoencoder": trained.inputs["autoencoder"]}
             facts = {key: value for key, value in about.items() if key != "seed" or limited}
             if about["generator"] != next(iter(study.generators)):
                 facts |= {"variant": f"generator={about['generator']}"}
-            sets += [(features("round_trip", {"split": split} | autoencoder, facts), facts, autoencoder)]
-        for judged, facts, more in sets:
-            inputs = {"split": split, "real": real, "judged": judged} | more
-            yield Cell("fidelity", VERSIONS["fidelity"], config, inputs, 1, facts)
+            sets += [("round_trip", facts, autoencoder)]
+        for place, encoder in enumerate(study.fidelity.encoders):
+            config: Record = {"encoder": encoder} | encoder_source(encoder) | {"images": study.fidelity.images}
+
+            def features(of: str, sources: dict[str, Cell], about: Record, config: Record = config) -> Cell:
+                inputs = {key: cell for key, cell in sources.items() if key != "judge"}
+                inputs = inputs if "synthesize" in inputs else {"split": split} | inputs
+                return Cell(
+                    "features", VERSIONS["features"], config | {"of": of}, inputs, study.threads.generator, about
+                )
+
+            real = features("real", {}, known)
+            for of, facts, more in sets:
+                inputs = {"split": split, "real": real, "judged": features(of, more, facts)} | more
+                inputs = inputs if place == 0 else {key: cell for key, cell in inputs.items() if key != "judge"}
+                yield Cell("fidelity", VERSIONS["fidelity"], config | {"whole": place == 0}, inputs, 1, facts)
         if study.audit_pool:
-            inputs = {"split": split, "synthesize": drawn}
+            everyday: Record = {"encoder": "efficientnet_lite0", "images": study.fidelity.images}
+            threads, version = study.threads.generator, VERSIONS["features"]
+            bank = Cell("features", version, everyday | {"of": "bank"}, {"split": split}, threads, known)
+            inputs = {"split": split, "synthesize": drawn, "bank": bank}
             inputs |= {"autoencoder": trained.inputs["autoencoder"]} if trained else {}
             sight = {"seed": seed, "budget": budget} if limited else {"seed": None, "budget": None}
-            config = study.audit.model_dump() | {"exposure": about["exposure"]} | sight
-            yield Cell("audit", VERSIONS["audit"], config, inputs, 1, about)
+            settings = study.audit.model_dump() | {"exposure": about["exposure"]} | sight
+            yield Cell("audit", VERSIONS["audit"], settings, inputs, 1, about)

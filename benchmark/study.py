@@ -73,9 +73,9 @@ class Threads(Frozen):
 
 
 class Fidelity(Frozen):
-    """Images a set that enter fidelity measures, at most; lite0 is EfficientNet-Lite0 (ImageNet)."""
+    """Images a set that enter fidelity measures, at most, and the feature spaces; inception is FID's of 2015."""
 
-    encoder: Literal["efficientnet_lite0"] = "efficientnet_lite0"
+    encoders: Annotated[list[Literal["efficientnet_lite0", "inception"]], Field(min_length=1)] = ["efficientnet_lite0"]
     images: Annotated[int, Field(ge=20)] = 500
 
 

@@ -64,13 +64,18 @@ def efficientnet_lite0_maps(stages: int = 5) -> Callable[[torch.Tensor], list[to
 
 
 @torch.no_grad()
-def embed(model: torch.nn.Module, images: NDArray[np.uint8], side: int, batch: int = 64) -> NDArray[np.float32]:
-    """Images uint8 [N, H, W, 3] -> features float32 [N, D]; images are resized to side x side (bicubic)."""
+def embed(
+    model: torch.nn.Module, images: NDArray[np.uint8], side: int, mode: str = "bicubic", batch: int = 64
+) -> NDArray[np.float32]:
+    """Images uint8 [N, H, W, 3] -> features float32 [N, D]; images are resized to side x side.
+
+    mode: bicubic with anti-aliasing, or bilinear without, as pytorch-fid does.
+    """
     device, out = next(model.parameters()).device, []
     for start in range(0, len(images), batch):
         part = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(device)
         x = part.permute(0, 3, 1, 2).float() / 127.5 - 1
         if x.shape[-2:] != (side, side):
-            x = F.interpolate(x, (side, side), mode="bicubic", antialias=True, align_corners=False)
+            x = F.interpolate(x, (side, side), mode=mode, antialias=mode == "bicubic", align_corners=False)
         out.append(model(x.clamp(-1, 1)).float().cpu().numpy())
     return np.concatenate(out) if out else np.zeros((0, 0), np.float32)

@@ -223,3 +223,20 @@ def _enough(own: tuple[Rows, Rows] | None, queries: int, bank: int, k: int) -> N
         left = bank - int(taken.max())
     if not 1 <= k <= left:
         raise ValueError(f"k = {k} given; allowed: 1 to {left}, the bank images that every query may have")
+
+
+def cosine_neighbours(
+    queries: NDArray[np.floating], bank: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Cosine distance 1 - cos in [0, 2] of each feature vector [M, D] to its nearest of the bank [N, D], and its row.
+
+    By exact inner products; a copy's distance is 0 but for rounding of float64.
+    """
+    import faiss
+
+    a, b = (np.asarray(x, np.float64) for x in (queries, bank))
+    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
+    index = faiss.IndexFlatIP(b.shape[1])
+    index.add(np.ascontiguousarray(b, np.float32))
+    nearest = index.search(np.ascontiguousarray(a, np.float32), 1)[1][:, 0]
+    return np.maximum(1 - (a * b[nearest]).sum(1), 0), nearest.astype(np.int64)

@@ -12,8 +12,8 @@ VERSIONS: dict[str, int] = {
     "synthesize": 2,
     "features": 1,
     "classify": 2,
-    "fidelity": 1,
-    "audit": 2,
+    "fidelity": 2,
+    "audit": 3,
 }
 
 

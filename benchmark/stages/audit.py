@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from benchmark.cache import BadInput, Record, write_json
 from benchmark.prompts import label_codes
 from benchmark.sources import SUFFIXES, read_image
-from benchmark.stages import split, synthesize
+from benchmark.stages import device, split, synthesize
 from benchmark.stages.train import read_autoencoder
 
 Images = NDArray[np.uint8]
@@ -45,7 +45,12 @@ def run_audit(config: Record, inputs: dict[str, Path], folder: Path) -> None:
 
     trip = partial(round_trip, *read_autoencoder(inputs["autoencoder"])) if "autoencoder" in inputs else None
     some = np.sort(np.random.default_rng(0).permutation(len(drawn.images))[: config["images"]])
-    result = audit(drawn.images[some], bank(seen), bank(prepared.heldout), stride=config["stride"], trip=trip)
+    with np.load(inputs["bank"] / "features.npz", allow_pickle=False) as arrays:
+        place = np.searchsorted(arrays["kept_rows"], seen)  # kept rows ascend
+        known = (arrays["kept"][place], arrays["heldout"])
+    result = audit(
+        drawn.images[some], bank(seen), bank(prepared.heldout), stride=config["stride"], trip=trip, known=known
+    )
     names = [f"{drawn.seeds[i]}" for i in some]
     write_result(result, names, folder)
 
@@ -60,10 +65,16 @@ class Result:
     pairs: dict[str, NDArray[Any]]
 
 
-def audit(synthetic: Images, bank: Bank, heldout: Bank, *, stride: float, trip: Any = None) -> Result:
-    """PROTOCOL section 4 on one synthetic set; `trip` sends images through the generator's autoencoder and back."""
+def audit(
+    synthetic: Images, bank: Bank, heldout: Bank, *, stride: float, trip: Any = None, known: Any = None
+) -> Result:
+    """PROTOCOL section 4 on one synthetic set.
+
+    trip: sends images through the generator's autoencoder and back. known: features of both banks where they are
+    there already, as `embedded` gives them.
+    """
     from privacy.audits import control_patients, query_control
-    from privacy.neighbours import patch_neighbours, tile_max_neighbours
+    from privacy.neighbours import cosine_neighbours, patch_neighbours, tile_max_neighbours
     from privacy.power import KINDS, plant
 
     side = synthetic.shape[1]
@@ -102,6 +113,18 @@ def audit(synthetic: Images, bank: Bank, heldout: Bank, *, stride: float, trip: 
         rows += _power_rows("round_trip", back, trip_law["threshold"])
         columns = {"round_trip_distance": trip_near.tolist()}
 
+    # The same in an encoder's features, which flips and crops change little.
+    mine, banks = embedded(synthetic), known or (embedded(bank.images), embedded(heldout.images))
+    angle, angle_index = cosine_neighbours(mine, banks[0])
+    queries = control_patients(heldout.patients, 0)
+    angle_law = query_control(angle, cosine_neighbours(banks[1][queries], banks[0])[0])
+    rows += _query_rows("embedding", angle_law, len(synthetic))
+    turned = {kind: cosine_neighbours(embedded(images), banks[0])[0] for kind, images in planted.items()}
+    rows += _power_rows("embedding", turned, angle_law["threshold"])
+    rows += _overfitting_rows(mine, banks[0], banks[1])
+    columns |= {"embedding_distance": angle.tolist(), "embedding_nearest": angle_index.tolist()}
+    columns |= {"embedding_flagged": (angle <= angle_law["threshold"]).tolist()}
+
     # Bank control, and the call that needs both.
     rows += _bank_rows(synthetic, bank, heldout)
     called, ratio = _ratio_call(synthetic, near, far, law, heldout)
@@ -117,6 +140,30 @@ def audit(synthetic: Images, bank: Bank, heldout: Bank, *, stride: float, trip: 
     distances = {"synthetic": near[:, 0], "heldout": far, "threshold": np.array([law["threshold"]])}
     distances |= {f"planted_{kind}": values for kind, values in found.items()}
     return Result(rows, first | columns, distances, _pairs(synthetic, near, index, bank, heldout))
+
+
+def embedded(images: Images) -> NDArray[np.float32]:
+    """Features in EfficientNet-Lite0's space."""
+    from classifiers.features import LITE0_SIDE, efficientnet_lite0, embed
+
+    return embed(efficientnet_lite0().to(device()), images, LITE0_SIDE)
+
+
+def _overfitting_rows(
+    synthetic: NDArray[np.float32], bank: NDArray[np.float32], heldout: NDArray[np.float32]
+) -> list[Record]:
+    """AuthPct, C_T and FLD's over-fit share; beside the first and last what held-out real images give."""
+    from privacy.overfitting import authentic_share, c_t, overfit_share
+
+    half = np.random.default_rng(0).permutation(len(heldout))
+    one, two = heldout[half[: len(half) // 2]], heldout[half[len(half) // 2 :]]
+    found = {
+        "authentic_difference": authentic_share(bank, synthetic) - authentic_share(bank, heldout),
+        "overfit_share": overfit_share(bank, heldout, synthetic),
+        "overfit_share_heldout": overfit_share(bank, one, two) if len(one) else float("nan"),
+        **{name if name == "c_t" else f"c_t_{name}": value for name, value in c_t(bank, heldout, synthetic).items()},
+    }
+    return [{"metric": name, "value": value, "n": len(synthetic)} for name, value in found.items()]
 
 
 def _query_rows(measure: str, law: Record, n: int) -> list[Record]:
@@ -211,7 +258,7 @@ def write_result(result: Result, names: list[str], folder: Path, nearest: list[s
         writer.writerow(["file", *result.columns])
         columns = dict(result.columns)
         if nearest:
-            for key in ("nearest", "patch_nearest"):
+            for key in ("nearest", "patch_nearest", "embedding_nearest"):
                 columns[key] = [nearest[i] for i in columns[key]]
         writer.writerows(zip(names, *columns.values(), strict=True))
     np.savez(folder / "distances.npz", **result.distances)  # type: ignore[arg-type]

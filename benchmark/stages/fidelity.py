@@ -1,5 +1,6 @@
 """Stages features and fidelity: images -> encoder features, once; features -> distances and diversity."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,25 @@ from numpy.typing import NDArray
 
 from benchmark.cache import Record, write_json
 from benchmark.prompts import label_codes
-from benchmark.stages import split, synthesize
+from benchmark.stages import device, split, synthesize
 from benchmark.stages.train import read_autoencoder
+
+INCEPTION = "inception-fid/inception_2015_12_05_fid.safetensors"  # under $AUGURY_WEIGHTS
 
 
 def run_features(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     """Writes features.npz: for each set its features float32 [n, D] and, as NAME_rows, which rows they are of."""
     from classifiers.features import LITE0_SIDE, efficientnet_lite0, embed
+    from classifiers.inception import SIDE, fid_inception
 
-    encoder = efficientnet_lite0()
+    if config["encoder"] == "inception":
+        model, side, mode = fid_inception(Path(os.environ["AUGURY_WEIGHTS"]) / INCEPTION), SIDE, "bilinear"
+    else:
+        model, side, mode = efficientnet_lite0(), LITE0_SIDE, "bicubic"
+    model.to(device())
     arrays: dict[str, Any] = {}
     for name, (images, rows) in _sets(config, inputs).items():
-        arrays[name] = embed(encoder, images, LITE0_SIDE)
+        arrays[name] = embed(model, images, side, mode)
         arrays[f"{name}_rows"] = rows
     np.savez(folder / "features.npz", **arrays)
 
@@ -37,6 +45,9 @@ def _sets(config: Record, inputs: dict[str, Path]) -> dict[str, tuple[NDArray[np
         rows = some(np.arange(len(drawn.images)))
         return {"synthetic": (drawn.images[rows], rows)}
     prepared = split.read(inputs["split"])
+    if config["of"] == "bank":
+        banks = {"kept": prepared.kept, "heldout": prepared.heldout}
+        return {name: (prepared.train.images[rows], rows) for name, rows in banks.items()}
     test, train = some(np.arange(len(prepared.test.images))), some(prepared.kept)
     if config["of"] == "round_trip":
         from generators.autoencoders import round_trip
@@ -61,6 +72,9 @@ def _controls(prepared: split.Prepared, train: NDArray[np.int64]) -> dict[str, N
 Distance = Callable[[NDArray[Any], NDArray[Any]], float]
 SUBSETS = 100
 PAIRS = 300
+NEIGHBOURS = 5
+MOST = 2000  # images a judge looks at
+CONTROLS = ("class_mean", "copies", "mixup")
 
 
 def run_fidelity(config: Record, inputs: dict[str, Path], folder: Path) -> None:
@@ -75,15 +89,24 @@ def run_fidelity(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     rows = []
     for name, features in judged.items():
         n = min(len(test), len(features))
-        distances = _distances(test[:n], features[:n], groups[:n], config["encoder"])
-        rows += [row | {"generator": "" if name == "synthetic" else name} for row in distances]
-    rows += _diversity(prepared, inputs)
+        measured = _distances(test[:n], features[:n], groups[:n], config["encoder"])
+        if config["whole"] and name not in CONTROLS:
+            measured += _two_sample(test[:n], features[:n], groups[:n])
+        rows += [row | {"generator": "" if name == "synthetic" else name} for row in measured]
+    if config["whole"]:
+        rows += _diversity(prepared, inputs) + _consistency(prepared, inputs)
     write_json(folder / "rows.json", rows)
 
 
 def _distances(real: NDArray[Any], other: NDArray[Any], groups: list[str], encoder: str) -> list[Record]:
     """Fréchet and kernel distance at equal n, with the interval of PROTOCOL section 3."""
-    from generators.fidelity import frechet_distance, kernel_distance, subset_interval
+    from generators.fidelity import (
+        frechet_distance,
+        kernel_distance,
+        precision_recall_density_coverage,
+        subset_interval,
+        vendi_score,
+    )  # fmt: skip
 
     rows = []
     for metric, distance in (("frechet", frechet_distance), ("kernel", kernel_distance)):
@@ -93,7 +116,46 @@ def _distances(real: NDArray[Any], other: NDArray[Any], groups: list[str], encod
 
         value, low, high = subset_interval(half, groups, distance(real, other), subsets=SUBSETS)
         rows.append({"metric": f"{metric}_{encoder}", "value": value, "low": low, "high": high, "n": len(real)})
+    if len(real) <= NEIGHBOURS:
+        return rows
+    for metric, value in precision_recall_density_coverage(real, other, NEIGHBOURS).items():
+
+        def part(index: NDArray[np.int64], metric: str = metric) -> float:
+            return precision_recall_density_coverage(real[index], other[index], NEIGHBOURS)[metric]
+
+        _, low, high = subset_interval(part, groups, value, subsets=20)
+        rows.append({"metric": f"{metric}_{encoder}", "value": value, "low": low, "high": high, "n": len(real)})
+    rows.append({"metric": f"vendi_{encoder}", "value": vendi_score(other), "n": len(other)})
     return rows
+
+
+def _two_sample(real: NDArray[Any], other: NDArray[Any], groups: list[str]) -> list[Record]:
+    """Can a linear classifier tell them apart?"""
+    from generators.realism import two_sample
+
+    found = two_sample(real, other, groups)
+    return [{"metric": metric, "value": value, "low": low, "high": high, "n": len(real)}
+            for metric, (value, low, high) in found.items()]  # fmt: skip
+
+
+def _consistency(prepared: split.Prepared, inputs: dict[str, Path]) -> list[Record]:
+    """Whether a classifier of real images sees in each image the label asked for; beside it real test images."""
+    if "judge" not in inputs:
+        return []
+    from benchmark.stages.classify import read_classifier
+    from classifiers.training import predict
+    from generators.realism import label_consistency
+
+    images, labels, name = prepared.test.images, prepared.test.labels, "real"
+    if "synthesize" in inputs:
+        drawn = synthesize.read(inputs["synthesize"])
+        images, labels, name = drawn.images[:MOST], drawn.labels[:MOST], ""
+        if not any(drawn.captions):
+            return []  # it was asked for no label
+    model = read_classifier(inputs["judge"], len(prepared.card.classes))
+    value, low, high = label_consistency(labels, predict(model, images, prepared.card.task))
+    return [{"metric": "label_consistency", "value": value, "low": low, "high": high, "n": len(images),
+             "generator": name}]  # fmt: skip
 
 
 def _diversity(prepared: split.Prepared, inputs: dict[str, Path]) -> list[Record]:

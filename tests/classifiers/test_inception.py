@@ -1,0 +1,43 @@
+"""The FID network: known activations, and FID of a known pair of sets (pytorch-fid's value)."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmark.stages.fidelity import INCEPTION
+from classifiers.features import embed
+from classifiers.inception import SIDE, fid_inception
+
+
+def file() -> Path:
+    place = Path(os.environ.get("AUGURY_WEIGHTS", "")) / INCEPTION
+    if not os.environ.get("AUGURY_WEIGHTS") or not place.is_file():
+        pytest.skip(f"needs $AUGURY_WEIGHTS/{INCEPTION}")
+    return place
+
+
+def test_known_activations() -> None:
+    from skimage.data import astronaut
+
+    picture = torch.from_numpy(astronaut()).permute(2, 0, 1)[None].float() / 255
+    resized = F.interpolate(picture, (SIDE, SIDE), mode="bilinear", align_corners=False) * 2 - 1
+    first = fid_inception(file())(resized)[0, :5]
+    assert first.tolist() == pytest.approx([1.0512, 0.5008, 0.2425, 0.3486, 0.1761], abs=1e-4)
+
+
+@pytest.mark.study
+def test_fid_of_brain_mri_is_that_of_pytorch_fid() -> None:
+    from benchmark.datasets import load
+    from generators.fidelity import frechet_distance
+
+    if not os.environ.get("AUGURY_DATA"):
+        pytest.skip("needs $AUGURY_DATA/brain_mri")
+    splits, model = load("brain_mri", 64).splits, fid_inception(file())
+    rows = np.random.default_rng(0).permutation(4609)[:500], np.random.default_rng(1).permutation(1350)[:500]
+    sets = splits["train"].images[rows[0]], splits["test"].images[rows[1]]
+    features = [embed(model, images, SIDE, "bilinear") for images in sets]
+    assert frechet_distance(*features) == pytest.approx(32.83, abs=0.005)

@@ -1,0 +1,34 @@
+"""Telling real from synthetic, label consistency: chance level, certainty, intervals as in other libraries."""
+
+import numpy as np
+import pytest
+from statsmodels.stats.proportion import proportion_confint
+
+from generators.realism import auroc, binomial_interval, label_consistency, two_sample
+
+
+def test_equal_laws_cannot_be_told_apart_and_shifted_ones_can() -> None:
+    rng = np.random.default_rng(0)
+    real, same = rng.normal(size=(2, 300, 20))
+    groups = [f"p{i // 3}" for i in range(300)]
+    found = two_sample(real, same, groups)
+    for value, low, high in found.values():
+        assert low < 0.5 < high and low < value < high
+    assert two_sample(real, same + 2, groups)["two_sample_auroc"][0] > 0.99
+
+
+def test_binomial_interval_is_clopper_and_pearsons() -> None:
+    for right, n in ((0, 20), (7, 20), (20, 20), (133, 500)):
+        expected = proportion_confint(right, n, method="beta")
+        assert binomial_interval(right, n) == pytest.approx(tuple(np.nan_to_num(expected, nan=0)), abs=1e-9)
+
+
+def test_auroc_counts_ties_half() -> None:
+    value, low, high = auroc(np.array([0.1, 0.5, 0.5]), np.array([0.5, 0.9]))
+    assert value == pytest.approx((1 + 0.5 + 0.5 + 3) / 6) and low <= value <= high
+
+
+def test_label_consistency_of_classes_and_of_labels() -> None:
+    chance = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    assert label_consistency(np.array([0, 1, 1]), chance)[0] == pytest.approx(2 / 3)
+    assert label_consistency(np.array([[1, 0], [0, 1], [0, 1]], np.uint8), chance)[0] == pytest.approx(4 / 6)
