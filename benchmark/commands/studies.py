@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from benchmark.cache import Cell, Store
     from benchmark.study import Study
 
@@ -140,6 +142,32 @@ def figure(
     typer.echo(f"{redraw(figure_name, *_load(study, set_, home, name)) / figure_name}.{{pdf,png,svg}}")
 
 
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A run: a study's name under the home, or its folder.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another run, compared with the first.")],
+    metric: Annotated[str, typer.Option(help="A metric of the tidy table.")] = "auroc",
+    tolerance: Annotated[float, typer.Option(min=0, help="By how much B may be worse.")] = 0.01,
+    home: HomeOption = None,
+    out: Annotated[Path | None, typer.Option(help="Write the differences to this CSV as well.")] = None,
+) -> None:
+    """Compare two runs cell by cell; exit code 1 where B is worse. Example: augury compare old/quick new/quick"""
+    from benchmark.cache import BadInput
+    from results.comparison import compare as compared
+    from results.comparison import lines, worse
+
+    try:
+        table = compared(_results(a, home), _results(b, home), metric)
+    except ValueError as error:
+        raise BadInput(f"compare: {error}") from None
+    for line in lines(table, metric):
+        typer.echo(line)
+    if out is not None:
+        table.to_csv(out, index=False, lineterminator="\n")
+    lost = worse(table, metric, tolerance)
+    typer.echo(f"{len(table)} shared settings; {metric} is worse by more than {tolerance:g} in {len(lost)}")
+    raise typer.Exit(1 if len(lost) else 0)
+
+
 def export(
     study: StudyArg,
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
@@ -173,7 +201,22 @@ def verify(study: StudyArg, set_: SetOption = None, home: HomeOption = None, nam
     typer.echo(f"{len(finished)} finished cells match their records; {len(cells) - len(finished)} are not finished")
 
 
-COMMANDS = (run, plan, train, synthesize, fidelity, classify, audit, report, figure, export, status, verify)
+COMMANDS = (
+    run, plan, train, synthesize, fidelity, classify, audit, report, figure, compare, export, status, verify,
+)  # fmt: skip
+
+
+def _results(run: str, home: Path | None) -> "pd.DataFrame":
+    """The tidy table of a run."""
+    from benchmark.cache import BadInput
+    from results.tidy import read
+
+    root = home or Path(os.environ.get("AUGURY_HOME") or "runs")
+    for folder in (Path(run), root / run):
+        for file in (folder / "results.parquet", folder / "results.csv"):
+            if file.is_file():
+                return read(file)
+    raise BadInput(f"run {run!r} given; neither {Path(run)} nor {root / run} holds results.parquet or results.csv")
 
 
 def _load(

@@ -73,6 +73,7 @@ Distance = Callable[[NDArray[Any], NDArray[Any]], float]
 SUBSETS = 100
 PAIRS = 300
 NEIGHBOURS = 5
+LEAST = 20  # images, and half as many patients, for measures that need neighbours or two halves
 MOST = 2000  # images a judge looks at
 CONTROLS = ("class_mean", "copies", "mixup")
 
@@ -90,7 +91,7 @@ def run_fidelity(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     for name, features in judged.items():
         n = min(len(test), len(features))
         measured = _distances(test[:n], features[:n], groups[:n], config["encoder"])
-        if config["whole"] and name not in CONTROLS:
+        if config["whole"] and name not in CONTROLS and n >= LEAST and len(set(groups[:n])) >= LEAST // 2:
             measured += _two_sample(test[:n], features[:n], groups[:n])
         rows += [row | {"generator": "" if name == "synthetic" else name} for row in measured]
     if config["whole"]:
@@ -116,8 +117,8 @@ def _distances(real: NDArray[Any], other: NDArray[Any], groups: list[str], encod
 
         value, low, high = subset_interval(half, groups, distance(real, other), subsets=SUBSETS)
         rows.append({"metric": f"{metric}_{encoder}", "value": value, "low": low, "high": high, "n": len(real)})
-    if len(real) <= NEIGHBOURS:
-        return rows
+    if len(real) < LEAST or len(set(groups)) < LEAST // 2:
+        return rows  # half of them would not have enough neighbours for an interval
     for metric, value in precision_recall_density_coverage(real, other, NEIGHBOURS).items():
 
         def part(index: NDArray[np.int64], metric: str = metric) -> float:
