@@ -3,12 +3,153 @@
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmark.commands import data, studies
+from benchmark import commands
+
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Data sets: list, show, check, import, download.")
+Name = Annotated[str, typer.Argument(help="A name from `augury data list`, or a path (npz, folder, csv).")]
+
+
+@data.command("list")
+def list_sets() -> None:
+    """List the data sets known by name and where they are. Example: augury data list"""
+    import os
+
+    from benchmark import datasets
+    from benchmark.cache import BadInput
+
+    root = os.environ.get("AUGURY_DATA")
+    local = sorted(file.parent.name for file in Path(root).glob("*/*.npz")) if root else []
+    for name in [*local, *datasets.PHANTOMS, *(name for name in datasets.MEDMNIST if name not in local)]:
+        try:
+            path = datasets.locate(name)
+            where, kind = ("drawn" if path is None else str(path)), datasets.identity(name)["image_type"]
+        except BadInput:
+            where, kind = f"not here: augury data download {name}", datasets.MEDMNIST[name][0]
+        typer.echo(f"{name:24} {kind:18} {where}")
+
+
+@data.command()
+def show(name: Name, picture: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("-")) -> None:
+    """Print a set's card and counts, draw a picture. Example: augury data show phantom-oct --picture oct.png"""
+    from dataclasses import asdict
+
+    from benchmark import datasets
+
+    loaded = datasets.load(name)
+    for key, value in asdict(loaded.card).items():
+        if value:
+            typer.echo(f"{key:12} {', '.join(map(str, value)) if isinstance(value, tuple) else value}")
+    typer.echo(f"{'origin':12} {loaded.origin}")
+    for split, part in loaded.splits.items():
+        counts = _counts(part.labels, loaded.card.classes)
+        patients = f", {len(set(part.groups))} patients" if part.groups else ""
+        typer.echo(f"{split:12} {len(part.images)} images of {part.images.shape[1]} px{patients}: {counts}")
+    if str(picture) != "-":
+        _draw(loaded, picture)
+        typer.echo(f"picture      {picture}")
+
+
+@data.command()
+def check(name: Name) -> None:
+    """Look for leaks and duplicates; exit code 1 where one would stop a study. Example: augury data check busi"""
+    from benchmark import datasets
+    from benchmark.splits import leakage
+
+    found = leakage(datasets.load(name))
+    for finding in found:
+        typer.echo(f"{'STOPS ' if finding.stops else 'noted '} {finding.kind}: {finding.text}")
+    if not found:
+        typer.echo("nothing found")
+    if any(finding.stops for finding in found):
+        raise typer.Exit(1)
+
+
+@data.command("import")
+def import_set(
+    source: Annotated[Path, typer.Argument(help="An image folder or a CSV with path,label.")],
+    name: Annotated[str, typer.Argument(help="The set's name.")],
+    size: Annotated[int, typer.Option(min=8, max=1024, help="Pixels a side.")] = 64,
+    out: Annotated[Path | None, typer.Option(help="Folder for NAME/NAME.npz; default $AUGURY_DATA, else .")] = None,
+) -> None:
+    """Write your own images as npz with a card. Example: augury data import ../scans scans --size 64"""
+    import os
+    import re
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from benchmark import datasets
+    from benchmark.cache import BadInput, write_json
+
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+        raise BadInput(f"name {name!r} given; allowed: lower-case letters, digits, dots, dashes, underscores")
+    if not source.exists():
+        raise BadInput(f"{source} does not exist; expected an image folder or a CSV")
+    loaded = datasets.load(str(source), size)
+    folder = (out or Path(os.environ.get("AUGURY_DATA", "."))) / name
+    if (folder / f"{name}.npz").exists():
+        raise BadInput(f"{folder / name}.npz exists; take another name or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {}
+    for short, split in (("train", "train"), ("val", "validation"), ("test", "test")):
+        part = loaded.splits[split]
+        labels = part.labels if part.labels.ndim == 2 else part.labels[:, None]
+        arrays |= {f"{short}_images": part.images, f"{short}_labels": labels}
+        if part.groups:
+            arrays[f"{short}_groups"] = np.array(part.groups)
+    np.savez_compressed(folder / f"{name}.npz", **arrays)
+    card = {key: value for key, value in asdict(loaded.card).items() if key != "phantom"}
+    write_json(folder / f"{name}.json", card | {"name": name})
+    typer.echo(f"{folder / name}.npz and its card {name}.json; fill in image_type, captions and licence there")
+
+
+@data.command()
+def download(name: Annotated[str, typer.Argument(help="One of MedMNIST's twelve 2D sets.")]) -> None:
+    """Fetch a MedMNIST set over the network. Example: augury data download breastmnist"""
+    from benchmark import datasets
+    from benchmark.cache import BadInput
+
+    if name not in datasets.MEDMNIST:
+        raise BadInput(f"data set {name!r} cannot be downloaded; allowed: {', '.join(datasets.MEDMNIST)}")
+    import medmnist
+
+    root = datasets.medmnist_root()
+    root.mkdir(parents=True, exist_ok=True)
+    info = medmnist.INFO[name]
+    try:
+        getattr(medmnist, info["python_class"])(split="train", root=str(root), download=True)
+    except Exception as error:  # whatever the network does, the user needs one line
+        raise BadInput(f"{name} could not be downloaded to {root}: {error}") from None
+    typer.echo(f"{root / name}.npz, licence {info['license']}")
+
+
+def _counts(labels: Any, classes: tuple[str, ...]) -> str:
+    if labels.ndim == 2:
+        return ", ".join(f"{name} {int(n)}" for name, n in zip(classes, labels.sum(0), strict=True))
+    counted = Counter(int(label) for label in labels)
+    return ", ".join(f"{name} {counted[i]}" for i, name in enumerate(classes))
+
+
+def _draw(loaded: Any, file: Path) -> None:
+    """Eight training images a class, a row a class."""
+    import numpy as np
+    from PIL import Image
+
+    part = loaded.splits["train"]
+    rows = []
+    for k in range(len(loaded.card.classes)):
+        has = part.labels[:, k] > 0 if part.labels.ndim == 2 else part.labels == k
+        images = part.images[np.flatnonzero(has)[:8]]
+        blank = np.full((8 - len(images), *part.images.shape[1:]), 255, np.uint8)
+        rows.append(np.concatenate([*images, *blank], axis=1))
+    Image.fromarray(np.concatenate(rows)).save(file)
+
 
 app = typer.Typer(
     name="augury",
@@ -18,8 +159,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Does synthetic data help? A benchmark suite for medical images.\n\nFirst: augury run quick",
 )
-app.add_typer(data.app, name="data")
-for command in studies.COMMANDS:
+app.add_typer(data, name="data")
+for command in commands.COMMANDS:
     app.command()(command)
 
 

@@ -1,5 +1,6 @@
-"""One loop that trains a classifier on any mixture of real and synthetic images held in memory."""
+"""One loop that trains a classifier on any mixture of images held in memory; how images are augmented and corrupted."""
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -7,6 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from classifiers.metrics import score
 
@@ -206,3 +209,39 @@ def _learning_rate(settings: Settings, step: int) -> float:
         return settings.learning_rate * step / settings.warmup
     rest = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
     return float(settings.learning_rate * 0.5 * (1 + np.cos(np.pi * rest)))
+
+
+Images = NDArray[np.uint8]
+
+
+def blur(images: Images) -> Images:
+    """Gaussian blur, standard deviation 1/40 of the side."""
+    sigma = images.shape[1] / 40
+    return np.asarray(np.rint(gaussian_filter(images.astype(np.float32), (0, sigma, sigma, 0))), np.uint8)
+
+
+def contrast(images: Images) -> Images:
+    """Half of the contrast around each image's mean."""
+    mean = images.mean((1, 2, 3), keepdims=True)
+    return np.asarray(np.rint(mean + 0.5 * (images - mean)), np.uint8)
+
+
+def jpeg(images: Images) -> Images:
+    """JPEG at quality 20."""
+    out = np.empty_like(images)
+    for place, image in enumerate(images):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format="JPEG", quality=20)
+        out[place] = np.asarray(Image.open(buffer))
+    return out
+
+
+def noise(images: Images) -> Images:
+    """Gaussian noise, standard deviation 20 grey levels, equal in the channels of a grey image; fixed seed."""
+    grey = bool((images[..., :1] == images).all())
+    shape = (*images.shape[:3], 1 if grey else 3)
+    drawn = np.random.default_rng(0).normal(0, 20, shape)
+    return np.clip(np.rint(images + drawn), 0, 255).astype(np.uint8)
+
+
+CORRUPTIONS: dict[str, Callable[[Images], Images]] = {"blur": blur, "contrast": contrast, "jpeg": jpeg, "noise": noise}

@@ -4,9 +4,19 @@ from typing import Any
 
 import pandas as pd
 
-from results.series import PLACEBOS, headline, highest_budget, one_a_set, placebos, plain, real_images, with_images
 from results.statistics import PROVISIONAL
-from results.tidy import Results, records
+from results.tidy import (
+    PLACEBOS,
+    Results,
+    headline,
+    highest_budget,
+    one_a_set,
+    placebos,
+    plain,
+    real_images,
+    records,
+    with_images,
+)
 from results.wording import absent, count, counted, interval, listed, number, percent, times, times_interval
 
 LISTED = 4  # data sets named one by one; beyond that the extremes

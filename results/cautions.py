@@ -3,9 +3,8 @@
 from typing import NamedTuple
 
 from results.answers import multiplier_of, multiplier_rows_of
-from results.series import headline, highest_budget, lowest_budget, real_images
 from results.statistics import PROVISIONAL
-from results.tidy import Results, records
+from results.tidy import Results, headline, highest_budget, lowest_budget, real_images, records
 from results.wording import DASH, absent, counted, listed, number, percent, significant
 
 

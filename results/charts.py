@@ -9,12 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from results.series import (
+from results.tidy import (
     GREY,
     LOOKS,
     PLACEBOS,
     SERIES,
     SPARE,
+    Results,
     highest_budget,
     label,
     line_styles,
@@ -25,7 +26,6 @@ from results.series import (
     real_images,
     span,
 )
-from results.tidy import Results
 from results.wording import count, percent
 
 BANDED = ("real", "augmented")  # the pair that matters has bands, the rest bars beside

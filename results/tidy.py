@@ -1,10 +1,13 @@
-"""The tidy table, one row a number, the same bytes for the same study; and all that a report is made from."""
+"""The tidy table, one row a number; all that a report is made from; the slices that figures and sentences share."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib as mpl
+import numpy as np
 import pandas as pd
 
 TEXT = (
@@ -133,3 +136,178 @@ class Results:
     def card(self, name: str) -> dict[str, Any]:
         """The card of a data set, or one with its name alone."""
         return next((card for card in self.datasets if card["name"] == name), {"name": name})
+
+
+class Look(NamedTuple):
+    """Colour, marker and label of an arm or control."""
+
+    colour: str
+    marker: str
+    label: str
+    filled: bool = True
+
+
+GREY = "#6b6f76"
+LOOKS = {  # Okabe and Ito's palette, which colour-blind readers can tell apart; controls are hollow
+    "augmented": Look("#0072b2", "o", "real + synthetic"),
+    "class_mean": Look("#a6611a", "v", "class mean + noise", False),
+    "copies": Look("#cc79a7", "D", "copies of real", False),
+    "mixed": Look("#e69f00", "^", "half replaced by synthetic"),
+    "mixup": Look("#7a5195", "P", "mixup of real", False),
+    "pretrained": Look("#009e73", "X", "pretrained on synthetic"),
+    "real": Look(GREY, "s", "real only"),
+    "real_double": Look("#9aa0a8", "d", "twice the real data", False),
+    "real_oversampled": Look("#9aa0a8", "h", "real, oversampled", False),
+    "real_strong": Look("#9aa0a8", "p", "real, strong augmentation", False),
+    "round_trip": Look("#009e73", "<", "autoencoder's round trip", False),
+    "synthetic": Look("#d55e00", "*", "synthetic only"),
+}
+PLACEBOS = ("class_mean", "copies", "mixup")
+SPARE = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7")
+LINES = ("-", "--", ":", "-.")
+
+RC: Any = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#8a9099",
+    "axes.grid": True,
+    "axes.labelcolor": "#22262b",
+    "axes.labelsize": 10,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "figure.dpi": 100,
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "grid.color": "#e6e8eb",
+    "grid.linewidth": 0.8,
+    "legend.fontsize": 9.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 6,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 150,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "augury",
+    "text.parse_math": False,
+    "xtick.color": "#4a4f57",
+    "xtick.labelsize": 9.5,
+    "ytick.color": "#4a4f57",
+    "ytick.labelsize": 9.5,
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """matplotlib's defaults with RC on top, whatever the user's own settings are."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(RC)
+        yield
+
+
+def look(arm: str, generator: str = "") -> Look:
+    """The look of an arm; a placebo (arm augmented, a baseline as generator) has its baseline's."""
+    key = generator if generator in PLACEBOS else arm
+    return LOOKS.get(key, Look("#444444", "o", key.replace("_", " ")))
+
+
+def label(name: str) -> str:
+    """Readable name of an arm, control or generator."""
+    return LOOKS[name].label if name in LOOKS else name.replace("_", " ")
+
+
+SERIES = ["arm", "generator", "exposure", "ratio", "share"]
+
+
+def plain(results: Results, table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the first backbone and of the study as written (no variant)."""
+    return table[(table["backbone"] == results.backbone) & (table["variant"] == "")]
+
+
+def lowest_budget(results: Results) -> float:
+    """The smallest budget at which real data was used; NaN where there is none."""
+    budgets = results.table.loc[results.table["arm"] == "real", "budget"].dropna()
+    return float(budgets.min()) if len(budgets) else float("nan")
+
+
+def highest_budget(results: Results) -> float:
+    """The largest such budget."""
+    budgets = results.table.loc[results.table["arm"] == "real", "budget"].dropna()
+    return float(budgets.max()) if len(budgets) else float("nan")
+
+
+def with_images(results: Results, arm: str = "augmented") -> pd.DataFrame:
+    """The contrasts of one arm with the study's first generator against real, first backbone and setting."""
+    claims = results.claims
+    if claims.empty:
+        return claims
+    kept = claims[(claims["arm"] == arm) & (claims["against"] == "real") & ~claims["generator"].isin(PLACEBOS)]
+    return one_a_set(results, plain(results, kept))
+
+
+def placebos(results: Results) -> pd.DataFrame:
+    """The contrasts of the placebos against real."""
+    claims = results.claims
+    return claims if claims.empty else plain(results, claims[claims["generator"].isin(PLACEBOS)])
+
+
+def one_a_set(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a data set and budget: named first, then by generator, exposure full first, least ratio."""
+    if rows.empty:
+        return rows
+    places = [rank(results, str(row.generator), str(row.exposure)) for row in rows.itertuples()]
+    ranked = rows.assign(
+        _named=(rows["family"] == "").astype(int),
+        _generator=[place for place, _ in places],
+        _exposure=[place for _, place in places],
+    )
+    ranked = ranked.sort_values(["_named", "_generator", "_exposure", "ratio", "share"], kind="stable")
+    kept = ranked.drop_duplicates(["dataset", "budget"]).sort_values(["dataset", "budget"], kind="stable")
+    return kept.drop(columns=["_named", "_generator", "_exposure"])
+
+
+def headline(results: Results) -> pd.DataFrame:
+    """One row a data set: the named contrast, else augmented against real at the lowest budget."""
+    claims = results.claims
+    if claims.empty:
+        return claims
+    named = claims[(claims["family"] != "") & (claims["against"] == "real")]
+    named = named.drop_duplicates("dataset")
+    rest = with_images(results)
+    rest = rest[~rest["dataset"].isin(named["dataset"])].sort_values("budget", kind="stable")
+    rest = rest.drop_duplicates("dataset")
+    return pd.concat([named, rest], ignore_index=True) if len(rest) else named.reset_index(drop=True)
+
+
+def line_styles(results: Results, table: pd.DataFrame) -> dict[tuple[Any, ...], str]:
+    """A dash pattern a (generator, exposure, ratio); solid is the study's first generator, full exposure."""
+    mine = table[(table["generator"] != "") & ~table["generator"].isin(PLACEBOS)]
+    keys = set(mine[["generator", "exposure", "ratio"]].itertuples(index=False, name=None))
+    ranked = sorted(keys, key=lambda key: (*rank(results, str(key[0]), str(key[1])), float(key[2])))
+    return {key: LINES[place % len(LINES)] for place, key in enumerate(ranked)}
+
+
+def rank(results: Results, generator: str, exposure: str) -> tuple[int, int]:
+    """Place of a generator in the study and of an exposure: full, budget, transfer."""
+    names, exposures = results.generators, ("full", "budget", "transfer")
+    place = names.index(generator) if generator in names else len(names)
+    return place, exposures.index(exposure) if exposure in exposures else len(exposures)
+
+
+def span(values: Any) -> tuple[float, float]:
+    """Least and greatest of the finite values; (0, 1) where there is none."""
+    array = np.asarray(values, dtype=np.float64)
+    array = array[np.isfinite(array)]
+    return (float(array.min()), float(array.max())) if len(array) else (0.0, 1.0)
+
+
+def real_images(results: Results, dataset: str, budget: float) -> int | None:
+    """Real training images of a data set at a budget."""
+    table = results.table
+    rows = table[(table["dataset"] == dataset) & (table["arm"] == "real") & (table["budget"] == budget)]
+    counts = rows["n_train"].dropna()
+    return round(float(counts.mean())) if len(counts) else None

@@ -153,7 +153,7 @@ def _overfitting_rows(
     synthetic: NDArray[np.float32], bank: NDArray[np.float32], heldout: NDArray[np.float32]
 ) -> list[Record]:
     """AuthPct, C_T and FLD's over-fit share; beside the first and last what held-out real images give."""
-    from privacy.overfitting import authentic_share, c_t, overfit_share
+    from privacy.audits import authentic_share, c_t, overfit_share
 
     half = np.random.default_rng(0).permutation(len(heldout))
     one, two = heldout[half[: len(half) // 2]], heldout[half[len(half) // 2 :]]

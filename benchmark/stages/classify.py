@@ -80,7 +80,7 @@ def _validation_rows(prepared: split.Prepared, config: Record) -> NDArray[np.int
 
 def _further(config: Record, inputs: dict[str, Path], prepared: split.Prepared) -> dict[str, NDArray[np.uint8]]:
     """Test images that were changed, and those of another site."""
-    from classifiers.corruptions import CORRUPTIONS
+    from classifiers.training import CORRUPTIONS
 
     found = {f"corruption={name}": CORRUPTIONS[name](prepared.test.images) for name in config.get("corruptions", [])}
     if "external" in inputs:

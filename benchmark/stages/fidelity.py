@@ -18,8 +18,7 @@ INCEPTION = "inception-fid/inception_2015_12_05_fid.safetensors"  # under $AUGUR
 
 def run_features(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     """Writes features.npz: for each set its features float32 [n, D] and, as NAME_rows, which rows they are of."""
-    from classifiers.features import LITE0_SIDE, efficientnet_lite0, embed
-    from classifiers.inception import SIDE, fid_inception
+    from classifiers.features import LITE0_SIDE, SIDE, efficientnet_lite0, embed, fid_inception
 
     if config["encoder"] == "inception":
         model, side, mode = fid_inception(Path(os.environ["AUGURY_WEIGHTS"]) / INCEPTION), SIDE, "bilinear"

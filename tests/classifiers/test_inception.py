@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmark.stages.fidelity import INCEPTION
-from classifiers.features import embed
-from classifiers.inception import SIDE, fid_inception
+from classifiers.features import SIDE, embed, fid_inception
 
 
 def file() -> Path:

@@ -8,10 +8,9 @@ import torch
 
 from classifiers import training
 from classifiers.backbones import DEFAULTS, check, create, names
-from classifiers.corruptions import CORRUPTIONS
 from classifiers.features import LITE0_SIDE, efficientnet_lite0, efficientnet_lite0_maps, embed
 from classifiers.metrics import score
-from classifiers.training import Pool, Settings, augment, fit, predict
+from classifiers.training import CORRUPTIONS, Pool, Settings, augment, fit, predict
 
 SETTINGS = Settings(steps=30, batch=16, warmup=3, learning_rate=3e-3, evaluations=2, shift=1)
 

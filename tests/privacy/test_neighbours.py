@@ -7,8 +7,15 @@ import pytest
 from numpy.typing import NDArray
 
 from privacy import neighbours
-from privacy.neighbours import patch_neighbours, tile_max_matrix, tile_max_neighbours
-from privacy.patches import patch_starts, patches, tile_starts, tiles
+from privacy.neighbours import (
+    patch_neighbours,
+    patch_starts,
+    patches,
+    tile_max_matrix,
+    tile_max_neighbours,
+    tile_starts,
+    tiles,
+)
 
 Images = NDArray[np.uint8]
 Floats = NDArray[np.float64]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from privacy.audits import authentic_share, c_t, overfit_share
 from privacy.neighbours import cosine_neighbours
-from privacy.overfitting import authentic_share, c_t, overfit_share
 
 RNG = np.random.default_rng(0)
 TRAIN, HELD, FRESH = (RNG.normal(size=(300, 12)) for _ in range(3))

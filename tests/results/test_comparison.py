@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results.comparison import compare, lines, lower_is_better, worse
+from results.claims import compare_runs, lines, lower_is_better, worse
 from results.tidy import frame
 
 
@@ -21,19 +21,19 @@ def run(
 
 
 def test_equal_runs_differ_by_nothing() -> None:
-    table = compare(run(), run(study="b"), "auroc")
+    table = compare_runs(run(), run(study="b"), "auroc")
     assert len(table) == 2 and (table["difference"].abs() < 1e-9).all() and worse(table, "auroc", 0.0).empty
 
 
 def test_planted_loss_is_found_where_it_is() -> None:
-    lost = worse(compare(run(), run(-0.05, study="b"), "auroc"), "auroc", 0.01)
+    lost = worse(compare_runs(run(), run(-0.05, study="b"), "auroc"), "auroc", 0.01)
     assert lost["arm"].tolist() == ["augmented"]
-    assert worse(compare(run(-0.05, study="b"), run(), "auroc"), "auroc", 0.01).empty, "better is not worse"
-    assert worse(compare(run(), run(-0.05, study="b"), "auroc"), "auroc", 0.06).empty
+    assert worse(compare_runs(run(-0.05, study="b"), run(), "auroc"), "auroc", 0.01).empty, "better is not worse"
+    assert worse(compare_runs(run(), run(-0.05, study="b"), "auroc"), "auroc", 0.06).empty
 
 
 def test_noise_across_zero_is_not_called_worse() -> None:
-    table = compare(run(), run(-0.012, noise=0.1, study="bb"), "auroc")
+    table = compare_runs(run(), run(-0.012, noise=0.1, study="bb"), "auroc")
     across = table[(table["low"] < 0) & (table["high"] > 0)]
     assert len(across) and not set(across.index) & set(worse(table, "auroc", 0.0).index)
 
@@ -45,9 +45,9 @@ def test_direction_of_metrics() -> None:
 
 def test_nothing_shared_names_what_is() -> None:
     with pytest.raises(ValueError, match="share no cell of 'f1'; metrics of both: auroc"):
-        compare(run(), run(study="b"), "f1")
+        compare_runs(run(), run(study="b"), "f1")
 
 
 def test_lines_are_readable() -> None:
-    text = lines(compare(run(), run(-0.05, noise=0.01, study="b"), "auroc"), "auroc")
+    text = lines(compare_runs(run(), run(-0.05, noise=0.01, study="b"), "auroc"), "auroc")
     assert text[0].startswith("classify x augmented 0.1: auroc 0.820 -> 0.7") and "5 seeds" in text[0]

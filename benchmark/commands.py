@@ -152,11 +152,10 @@ def compare(
 ) -> None:
     """Compare two runs cell by cell; exit code 1 where B is worse. Example: augury compare old/quick new/quick"""
     from benchmark.cache import BadInput
-    from results.comparison import compare as compared
-    from results.comparison import lines, worse
+    from results.claims import compare_runs, lines, worse
 
     try:
-        table = compared(_results(a, home), _results(b, home), metric)
+        table = compare_runs(_results(a, home), _results(b, home), metric)
     except ValueError as error:
         raise BadInput(f"compare: {error}") from None
     for line in lines(table, metric):
@@ -235,10 +234,9 @@ def _run(
     source: str, overrides: list[str] | None, home: Path | None, name: str | None,
     backend: str | None, workers: int | None, only: str | None,
 ) -> int:  # fmt: skip
-    from benchmark.backends import BACKENDS
     from benchmark.cache import BadInput
     from benchmark.plan import ORDER
-    from benchmark.running import Told, claim_name, needed, run_cells, save_study
+    from benchmark.running import BACKENDS, Told, claim_name, needed, run_cells, save_study
 
     if backend is not None and backend not in BACKENDS:
         raise BadInput(f"--backend {backend!r} given; allowed: {', '.join(BACKENDS)}")

@@ -1,1 +1,0 @@
-"""The commands of `augury`, grouped by what they are about."""
