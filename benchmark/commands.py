@@ -101,6 +101,9 @@ def audit(
     synthetic: Annotated[Path | None, typer.Option(help="Images that it made.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for images.csv, audit.json and pictures.")] = None,
     size: Annotated[int, typer.Option(min=16, max=512, help="Side in pixels at which folders are compared.")] = 64,
+    autoencoder: Annotated[
+        str | None, typer.Option(help="augury, taesd or a folder: search training images sent through it as well.")
+    ] = None,
     set_: SetOption = None,
     home: HomeOption = None,
     name: NameOption = None,
@@ -118,7 +121,7 @@ def audit(
         raise BadInput(f"audit: give a study, or --train, --heldout, --synthetic and --out ({missing[0]} is missing)")
     from benchmark.stages.audit import audit_folders
 
-    for line in audit_folders(train_, heldout, synthetic, out, size):
+    for line in audit_folders(train_, heldout, synthetic, out, size, autoencoder):
         typer.echo(line)
 
 

@@ -250,22 +250,27 @@ def weights_source(weights: str) -> Record:
 
 def autoencoder_source(study: Study) -> Record:
     """The autoencoder by name with the sha256 of its weights; raises BadInput where the weights are not."""
+    return {"autoencoder": study.autoencoder, "weights": sha256(autoencoder_file(study.autoencoder))}
+
+
+def autoencoder_file(name: str) -> Path:
+    """The weights of an autoencoder: augury, taesd or a diffusers folder."""
     import os
 
-    shipped = Path(__file__).parent.parent / "generators" / "augury-ae"
-    if study.autoencoder == "augury":
-        file = shipped / "diffusion_pytorch_model.safetensors"
-    elif study.autoencoder == "taesd":
+    if name == "augury":
+        file = Path(__file__).parent.parent / "generators" / "augury-ae" / "diffusion_pytorch_model.safetensors"
+    elif name == "taesd":
         root = os.environ.get("AUGURY_WEIGHTS")
         file = Path(root or "") / "taesd" / "taesd_diffusers_bf16.safetensors"
         if not root:
             raise BadInput("autoencoder: 'taesd' needs $AUGURY_WEIGHTS/taesd/taesd_diffusers_bf16.safetensors")
     else:
-        file = Path(study.autoencoder) / "diffusion_pytorch_model.safetensors"
+        file = Path(name) / "diffusion_pytorch_model.safetensors"
     if not file.is_file():
-        raise BadInput(f"autoencoder: {study.autoencoder!r} given, but {file} does not exist; allowed: augury, taesd, "
-                       "or a diffusers folder")  # fmt: skip
-    return {"autoencoder": study.autoencoder, "weights": sha256(file)}
+        raise BadInput(
+            f"autoencoder: {name!r} given, but {file} does not exist; allowed: augury, taesd, or a diffusers folder"
+        )
+    return file
 
 
 def model_folder(reference: str) -> Path:

@@ -265,8 +265,14 @@ def write_result(result: Result, names: list[str], folder: Path, nearest: list[s
     np.savez(folder / "pairs.npz", **result.pairs)  # type: ignore[arg-type]
 
 
-def audit_folders(train: Path, heldout: Path, synthetic: Path, out: Path, size: int) -> Iterator[str]:
-    """Audit any image folders; yields lines for the terminal, writes images.csv, rows.json and pictures' arrays."""
+def audit_folders(
+    train: Path, heldout: Path, synthetic: Path, out: Path, size: int, autoencoder: str | None
+) -> Iterator[str]:
+    """Audit any image folders; yields lines for the terminal, writes images.csv, rows.json and pictures' arrays.
+
+    autoencoder: augury, taesd or a diffusers folder, by which the training images are sent and searched as well.
+    """
+    trip = _trip(autoencoder, size) if autoencoder else None
     files = {
         name: _files(folder) for name, folder in (("train", train), ("heldout", heldout), ("synthetic", synthetic))
     }
@@ -276,7 +282,7 @@ def audit_folders(train: Path, heldout: Path, synthetic: Path, out: Path, size: 
         paths = files[name]
         return Bank(images[name], np.zeros(len(paths), np.int64), [f"{name} {i}" for i in range(len(paths))])
 
-    result = audit(images["synthetic"], bank("train"), bank("heldout"), stride=0.25)
+    result = audit(images["synthetic"], bank("train"), bank("heldout"), stride=0.25, trip=trip)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -287,6 +293,18 @@ def audit_folders(train: Path, heldout: Path, synthetic: Path, out: Path, size: 
         interval = f" ({row['low']:.3f} to {row['high']:.3f})" if "low" in row else ""
         yield f"{row['metric']:28} {row.get('group', ''):22} {row['value']:.4f}{interval}"
     yield f"{out / 'images.csv'}: one row a synthetic image"
+
+
+def _trip(autoencoder: str, size: int) -> Any:
+    """Images through an autoencoder and back."""
+    from benchmark.lineage import autoencoder_file
+    from benchmark.stages.train import named_autoencoder
+    from generators.autoencoders import FACTOR, round_trip, working_resolution
+
+    autoencoder_file(autoencoder)
+    if size % FACTOR:
+        raise BadInput(f"--size {size} given; with --autoencoder a multiple of {FACTOR} is allowed")
+    return partial(round_trip, named_autoencoder(autoencoder).to(device()), working_resolution(size))
 
 
 def _files(folder: Path) -> list[Path]:

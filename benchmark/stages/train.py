@@ -26,7 +26,7 @@ def run_autoencoder(config: Record, inputs: dict[str, Path], folder: Path) -> No
         return _own_autoencoder(config, folder)
     resolution = config["resolution"] or working_resolution(config["size"])
     begun = inputs.get("start")
-    model = (load_autoencoder(begun / "vae") if begun else _named(config["autoencoder"])).to(device())
+    model = (load_autoencoder(begun / "vae") if begun else named_autoencoder(config["autoencoder"])).to(device())
     images, _, _ = seen(config, inputs)
     losses: list[float] = []
     if config["images_seen"]:
@@ -56,7 +56,7 @@ def _own_autoencoder(config: Record, folder: Path) -> None:
     write_json(folder / "facts.json", {"resolution": config["resolution"] or side * FACTOR, "loss": [], "images": 0})
 
 
-def _named(name: str) -> Any:
+def named_autoencoder(name: str) -> Any:
     """The autoencoder of a study by name or folder."""
     from generators.autoencoders import SHIPPED, load_autoencoder, load_taesd
 

@@ -169,7 +169,7 @@ def test_failed_cell_is_a_hole_and_exit_code_one(tmp_path: Path) -> None:
     code = (
         "import sys, benchmark.stages.classify as c\n"
         "def fail(*a): raise RuntimeError('broken on purpose')\n"
-        "c.run = fail\n"
+        "c.run_classify = fail\n"
         "from benchmark.cli import main\n"
         "main()\n"
     )

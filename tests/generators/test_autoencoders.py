@@ -45,7 +45,7 @@ def test_images_survive_the_tensor_form() -> None:
 def test_shipped_autoencoder_round_trip() -> None:
     model = load_autoencoder(SHIPPED)
     images = dead_leaves(8, 64, np.random.default_rng(123))
-    back = round_trip(model, images, 64)
+    back = round_trip(model, 64, images)
     assert back.shape == images.shape and back.dtype == np.uint8
     blurred = np.repeat(np.repeat(images[:, 4::8, 4::8], 8, 1), 8, 2)
     error, crude = (np.square(x.astype(float) - images).mean() for x in (back, blurred))

@@ -44,7 +44,7 @@ def test_direction_of_metrics() -> None:
 
 
 def test_nothing_shared_names_what_is() -> None:
-    with pytest.raises(ValueError, match="share no cell of 'f1'; metrics of both: auroc"):
+    with pytest.raises(ValueError, match="share no cell with metric 'f1'; metrics of both: auroc"):
         compare_runs(run(), run(study="b"), "f1")
 
 
