@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from results import charts
-from results.tidy import Results, headline, styled, with_images
+from results import charts, curves
+from results.tidy import Results, headline, records, styled, with_images
 from results.wording import listed, number, percent
 
 BAND = "Bands and bars are 95 % intervals over seeds and test patients."
@@ -44,6 +44,34 @@ def _tally(rows: pd.DataFrame) -> str:
     better, worse = int((rows["low"] > 0).sum()), int((rows["high"] < 0).sum())
     rest = len(rows) - better - worse
     return f"better on {better}, worse on {worse}, not told apart on {rest} data sets (95 % intervals)"
+
+
+def say_multiplier(results: Results) -> str:
+    """How to read it."""
+    return (
+        "How many times the real data would have been needed for the same score, adding synthetic images of the first "
+        "generator; bars are 95 % intervals, the solid line is 1 (worth nothing more), the dotted 2. An open triangle "
+        "is a bound: the curve of real data does not reach that score."
+    )
+
+
+def say_predictors(results: Results) -> str:
+    """The strongest rank correlation and what it rests on."""
+    table = curves.predictors_table(results).dropna(subset=["rho"])
+    text = "Each point is a data set and a generator; rho is Spearman's, without correction, a description and no test."
+    if table.empty:
+        return text
+    best = max(records(table), key=lambda row: abs(float(row["rho"])))
+    strongest = f"Strongest: {str(best['measure']).replace('_', ' ')}, rho {number(best['rho'], 2, sign=True)}"
+    return f"{strongest} over {int(best['pairs'])} pairs. {text}"
+
+
+def say_sweep(results: Results) -> str:
+    """How to read it."""
+    return (
+        "Fréchet distance (down is closer) against recall (right is more diverse) for every guidance and number of "
+        "steps tried; the square is the study as written."
+    )
 
 
 def say_sample_grid(results: Results) -> str:
@@ -257,6 +285,9 @@ FIGURES: dict[str, Entry] = {
     "distance_histogram": Entry(charts.distance_histogram, say_distance_histogram, "Nearest-neighbour distances"),
     "fidelity": Entry(charts.fidelity, say_fidelity, "Fidelity and diversity beside their controls"),
     "metric_by_budget": Entry(charts.metric_by_budget, say_metric_by_budget, "Score against real data used"),
+    "multiplier": Entry(curves.multiplier, say_multiplier, "What it was worth in real data"),
     "nearest_neighbours": Entry(nearest_neighbours, say_nearest_neighbours, "Nearest neighbours", True),
+    "predictors": Entry(curves.predictors, say_predictors, "Which measure predicts utility"),
     "sample_grid": Entry(sample_grid, say_sample_grid, "Real and synthetic images", True),
+    "sweep": Entry(curves.sweep, say_sweep, "Sampling settings: fidelity against diversity"),
 }

@@ -12,8 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from results.answers import answers, multiplier_of, verdict_of
-from results.cautions import paper_claims, scope, warnings
+from results.cautions import scope, warnings
 from results.figures import FIGURES, caption, command, draw, write_figure
+from results.hypotheses import hypotheses
 from results.tables import TABLES
 from results.tidy import Results, missing, records
 from results.wording import (
@@ -78,7 +79,7 @@ def page(results: Results, tables: dict[str, pd.DataFrame], figures: dict[str, S
         "tables": {name: printed(table, fold=True) for name, table in tables.items()},
         "family": _contrasts(results.claims, claimed=True),
         "exploratory": _contrasts(results.claims, claimed=False),
-        "claims": paper_claims(results),
+        "claims": hypotheses(results),
         "cost": cost_sentence(results),
         "facts": facts(results),
         "commands": commands(results),

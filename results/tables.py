@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from results import hypotheses
+from results.curves import predictors_table
 from results.tidy import Results, records
 
 SETTING = ["arm", "generator", "exposure", "budget", "ratio", "share", "backbone", "variant"]
@@ -132,11 +134,13 @@ def costs(results: Results) -> pd.DataFrame:
 
 
 TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
+    "claims": hypotheses.table,
     "costs": costs,
     "datasets": datasets,
     "differences": differences,
     "fidelity": fidelity,
     "multiplier": multiplier,
+    "predictors": predictors_table,
     "privacy": privacy,
     "utility": utility,
 }

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.cache import Record, write_json
-from benchmark.mixing import mixture
-from benchmark.splits import budget_rows, entry_budgets
+from benchmark.splits import budget_rows, entry_budgets, mixture
 from benchmark.stages import device, split, synthesize
 
 

@@ -9,10 +9,10 @@ import yaml
 from PIL import Image
 
 from benchmark.cache import BadInput, Cell, Store
-from benchmark.mixing import ARMS, mixture
 from benchmark.plan import plan
 from benchmark.reporting import Reporter
 from benchmark.running import run_cells
+from benchmark.splits import ARMS, mixture
 from benchmark.stages import split
 from benchmark.study import REAL_ARMS, SYNTHETIC_ARMS, Study, load_study
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmark.mixing import ARMS, mixture
+from benchmark.splits import ARMS, mixture
 
 N = 40
 LABELS = np.repeat([0, 1], 50)

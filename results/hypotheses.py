@@ -1,0 +1,211 @@
+"""MediSyn's claims H1 to H6 and our H7, each judged by a rule: supported, contradicted or undecided.
+
+The paper's result tables are not known, so none of its numbers stands beside ours.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pandas as pd
+
+from results.answers import multiplier_of, multiplier_rows_of
+from results.tidy import Results, headline, records
+from results.wording import DASH, absent, duration, listed, number, percent, significant
+
+UNTESTED = "not tested"
+MATCH = 0.1  # of the specialists' distance: no more than this above it is called as good
+
+
+class Claim(NamedTuple):
+    """A claim, the rule by which it is judged, our estimate, the verdict."""
+
+    claim: str
+    rule: str
+    estimate: str
+    verdict: str
+
+
+def hypotheses(results: Results) -> list[Claim]:
+    """H1 to H7 in order."""
+    return [generalist(results), realistic(), distinct(results), scarce(results), double(results), compute(results),
+            memorising(results)]  # fmt: skip
+
+
+def table(results: Results) -> pd.DataFrame:
+    """The claims as a table, the paper's own value empty where it is not known (everywhere)."""
+    rows = [claim._asdict() | {"paper": ""} for claim in hypotheses(results)]
+    return pd.DataFrame(rows, columns=["claim", "rule", "estimate", "paper", "verdict"])
+
+
+def over_sets(words: dict[str, str]) -> str:
+    """Verdict over data sets: supported or contradicted where all agree, else undecided."""
+    found = set(words.values())
+    if not found:
+        return UNTESTED
+    return found.pop() if len(found) == 1 else "undecided"
+
+
+def told(words: dict[str, str]) -> str:
+    """supported on a and b, undecided on c."""
+    kinds = {word: [name for name, each in words.items() if each == word] for word in dict.fromkeys(words.values())}
+    return ", ".join(f"{word} on {listed(names)}" for word, names in kinds.items())
+
+
+def roles(results: Results) -> tuple[list[str], list[str], list[str]]:
+    """The study's generators trained on all sets, on one at a time, and on one without text."""
+    given = results.study.get("generators") or {}
+    plain = {name: each for name, each in given.items() if not (each.get("images") or each.get("checkpoint"))}
+    unconditional = [name for name, each in plain.items() if each.get("unconditional")]
+    every = [name for name, each in plain.items() if each.get("train_on", "all") == "all"]
+    single = [name for name, each in plain.items() if each.get("train_on") == "each" and name not in unconditional]
+    return every, single, unconditional
+
+
+def generalist(results: Results) -> Claim:
+    """H1: Fréchet and kernel distance, in at least two feature spaces, of the first generalist and specialist."""
+    claim = "H1 A generalist matches or beats specialists in fidelity"
+    rule = f"Fréchet and kernel distance at most {MATCH:.0%} above, in two feature spaces that agree"
+    every, single, _ = roles(results)
+    if not every or not single:
+        return Claim(claim, rule, DASH, f"{UNTESTED}: it needs a generator of all sets and one of each")
+    kept = results.table
+    kept = kept[
+        (kept["stage"] == "fidelity") & kept["seed"].isna() & (kept["group"] == "all") & (kept["variant"] == "")
+    ]
+    kept = kept[kept["metric"].str.startswith(("frechet_", "kernel_")) & kept["exposure"].isin(["full", ""])]
+    spaces = {metric.partition("_")[2] for metric in kept["metric"]}
+    words, texts = {}, []
+    for dataset in results.names:
+        mine, theirs = (_values(kept, dataset, name) for name in (every[0], single[0]))
+        shared = sorted(mine.keys() & theirs.keys())
+        if not shared:
+            continue
+        found = {_no_farther(mine[metric], theirs[metric]) for metric in shared}
+        words[dataset] = found.pop() if len(found) == 1 else "undecided"
+        first = next(metric for metric in shared if metric.startswith("frechet"))
+        texts.append(f"{dataset} {significant(mine[first][0])} against {significant(theirs[first][0])}")
+    text = f"{told(words)} (Fréchet: {'; '.join(texts)})" if words else DASH
+    if len(spaces) < 2:
+        return Claim(claim, rule, text, "undecided: one feature space")
+    return Claim(claim, rule, text, over_sets(words))
+
+
+def _values(table: pd.DataFrame, dataset: str, generator: str) -> dict[str, tuple[float, float, float]]:
+    rows = records(table[(table["dataset"] == dataset) & (table["generator"] == generator)])
+    return {str(row["metric"]): (float(row["value"]), float(row["low"]), float(row["high"])) for row in rows}
+
+
+def _no_farther(mine: tuple[float, float, float], theirs: tuple[float, float, float]) -> str:
+    """Whether a distance is at most MATCH above another, by the interval of their difference."""
+    error = sum(((high - low) / (2 * 1.959964)) ** 2 for _, low, high in (mine, theirs)) ** 0.5
+    gap, margin = mine[0] - theirs[0], MATCH * abs(theirs[0])
+    if not error == error:
+        return "undecided"
+    upper, lower = gap + 1.959964 * error, gap - 1.959964 * error
+    return "supported" if upper <= margin else "contradicted" if lower > margin else "undecided"
+
+
+def realistic() -> Claim:
+    return Claim("H2 Physicians find the images realistic and true to the text", "a reader study", DASH, UNTESTED)
+
+
+def distinct(results: Results) -> Claim:
+    """H3: no excess of copies that both controls confirm."""
+    claim, rule = "H3 Synthetic images are distinct from real ones", "the interval of excess copies holds 0 everywhere"
+    rows = records(results.pooled("audit", "excess_copies"))
+    if not rows:
+        return Claim(claim, rule, DASH, f"{UNTESTED}: no audit")
+    most = max(rows, key=lambda row: float(row["value"]))
+    high = percent(_or(most["high"], most["value"]))
+    text = f"at most {percent(max(most['value'], 0))} ({most['dataset']}, interval to {high})"
+    copied = any(_or(row["low"], row["value"]) > 0 for row in rows)  # no interval: all seeds agree
+    return Claim(claim, rule, text, "contradicted" if copied else "supported")
+
+
+def _or(value: float, other: float) -> float:
+    return other if absent(value) else value
+
+
+def scarce(results: Results) -> Claim:
+    """H4: the headline contrasts, by Holm and the placebo rule."""
+    claim = "H4 With little data, adding synthetic images helps"
+    rule = "positive after Holm's correction, and better than every placebo"
+    rows = records(headline(results))
+    words = {str(row["dataset"]): _helped(str(row["verdict"])) for row in rows}
+    text = "; ".join(f"{row['dataset']} {number(row['difference'], sign=True)}" for row in rows)
+    return Claim(claim, rule, f"{told(words)} ({text})" if rows else DASH, over_sets(words))
+
+
+def _helped(verdict: str) -> str:
+    return {"helped": "supported", "harmed": "contradicted", "equivalent": "contradicted"}.get(verdict, "undecided")
+
+
+def double(results: Results) -> Claim:
+    """H5: equivalence with twice the real data where it was run, else the multiplier."""
+    claim = "H5 Real and synthetic data do about as well as twice the real data"
+    claims = results.claims
+    doubled = claims[claims["claim"] & (claims["against"] == "real_double")] if len(claims) else claims
+    if len(doubled):
+        rows = records(doubled)
+        words = {str(row["dataset"]): _as_double(str(row["verdict"])) for row in rows}
+        text = "; ".join(f"{row['dataset']} {number(row['difference'], sign=True)}" for row in rows)
+        rule = "no worse than real_double: a tie within the margin, or better"
+        return Claim(claim, rule, f"{told(words)} ({text})", over_sets(words))
+    found = {str(row["dataset"]): (multiplier_of(results, row), multiplier_rows_of(results, row))
+             for row in records(headline(results))}  # fmt: skip
+    words = {name: _twice(*rows) for name, (text, rows) in found.items() if text and not absent(rows[0].get("low"))}
+    text = "; ".join(f"{name} {value} times" for name, (value, _) in found.items() if value)
+    rule = "the multiplier's interval lies above 1 and holds 2 or more"
+    return Claim(claim, rule, f"{told(words)} ({text})" if words else DASH, over_sets(words))
+
+
+def _as_double(verdict: str) -> str:
+    return {"helped": "supported", "equivalent": "supported", "harmed": "contradicted"}.get(verdict, "undecided")
+
+
+def _twice(value: dict[str, float], flags: dict[str, float]) -> str:
+    """Censored ends are open."""
+    low = 0.0 if flags.get("low") == -1 else float(value["low"])
+    high = float("inf") if flags.get("high") == 1 else float(value["high"])
+    return "contradicted" if high < 2 else "supported" if low > 1 else "undecided"
+
+
+def compute(results: Results) -> Claim:
+    """H6: training time of the generalist against the sum of its specialists, autoencoders included."""
+    claim, rule = (
+        "H6 One generalist costs less than a suite of specialists",
+        "seconds of training, all specialists added",
+    )
+    every, single, _ = roles(results)
+    costs = results.costs
+    costs = costs[costs["stage"].isin(["train", "autoencoder"])] if len(costs) else costs
+    sums = {name: float(costs.loc[costs["generator"] == name, "seconds"].sum()) for name in (*every[:1], *single[:1])}
+    if len(sums) < 2 or not all(sums.values()):
+        return Claim(claim, rule, DASH, f"{UNTESTED}: it needs a generator of all sets and one of each")
+    one, many = sums.values()
+    seen = [(results.study.get("generators") or {})[name].get("images_seen") for name in sums]
+    text = f"{duration(one)} against {duration(many)}; images seen {seen[0]} against {seen[1]} a set"
+    return Claim(claim, rule, text, "supported" if one < many else "contradicted")
+
+
+def memorising(results: Results) -> Claim:
+    """H7: excess copies of generalist, specialist and unconditional generator."""
+    claim = "H7 More diverse data and text conditioning reduce memorising"
+    rule = "intervals of excess copies do not overlap, the generalist's below"
+    every, single, unconditional = roles(results)
+    others = [*single[:1], *unconditional[:1]]
+    if not every or not others:
+        return Claim(claim, rule, DASH, f"{UNTESTED}: it needs a generalist beside specialists or no text")
+    rows = results.pooled("audit", "excess_copies")
+    rows = rows[rows["variant"] == ""]
+    bounds: Callable[[str], dict[str, tuple[float, float]]] = lambda name: {  # noqa: E731
+        str(row["dataset"]): (float(row["low"]), float(row["high"]))
+        for row in records(rows[rows["generator"] == name]) if not absent(row["low"])
+    }  # fmt: skip
+    mine, words = bounds(every[0]), {}
+    for other in others:
+        for dataset, (low, high) in bounds(other).items():
+            if dataset in mine:
+                less, more = mine[dataset][1] < low, mine[dataset][0] > high
+                words[f"{dataset} ({other})"] = "supported" if less else "contradicted" if more else "undecided"
+    return Claim(claim, rule, told(words) if words else DASH, over_sets(words))

@@ -1,0 +1,82 @@
+"""Claims judged by rule on planted tables."""
+
+import dataclasses
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from results import hypotheses
+from results.curves import predictors_table
+from results.tidy import Results, frame
+
+GENERATORS = {"all": {"train_on": "all", "images_seen": 100}, "own": {"train_on": "each", "images_seen": 50},
+              "blind": {"train_on": "each", "unconditional": True}}  # fmt: skip
+
+
+def made(results: Results, rows: list[dict[str, Any]], costs: list[dict[str, Any]] | None = None) -> Results:
+    return dataclasses.replace(
+        results, study={"name": "x", "generators": GENERATORS}, table=frame(rows), claims=results.claims[:0],
+        costs=pd.DataFrame(costs or [], columns=["stage", "generator", "seconds", "cell"]), datasets=[],
+    )  # fmt: skip
+
+
+def fidelity(mine: float, spaces: tuple[str, ...] = ("a", "b"), kernel: float | None = None) -> list[dict[str, Any]]:
+    return [
+        {"stage": "fidelity", "dataset": "d", "generator": name, "exposure": "full", "group": "all",
+         "metric": f"{kind}_{space}", "value": value, "low": value - 2, "high": value + 2}
+        for space in spaces for kind in ("frechet", "kernel")
+        for name, value in (("all", kernel if kernel and kind == "kernel" else mine), ("own", 100.0))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        (fidelity(80), "supported"), (fidelity(104), "supported"), (fidelity(140), "contradicted"),
+        (fidelity(110), "undecided"), (fidelity(80, kernel=150), "undecided"),
+        (fidelity(80, spaces=("a",)), "undecided: one feature space"),
+    ],
+)  # fmt: skip
+def test_generalist_against_specialists(results: Results, rows: list[dict[str, Any]], verdict: str) -> None:
+    assert hypotheses.generalist(made(results, rows)).verdict == verdict
+
+
+@pytest.mark.parametrize(("mine", "verdict"), [((0, 0.01), "supported"), ((0.3, 0.5), "contradicted"),
+                                               ((0, 0.2), "undecided")])  # fmt: skip
+def test_memorising(results: Results, mine: tuple[float, float], verdict: str) -> None:
+    bounds = {"all": mine, "own": (0.1, 0.2), "blind": (0.15, 0.25)}
+    rows = [{"stage": "audit", "dataset": "d", "generator": name, "exposure": "full", "group": "all",
+             "metric": "excess_copies", "value": sum(ends) / 2, "low": ends[0], "high": ends[1]}
+            for name, ends in bounds.items()]  # fmt: skip
+    assert hypotheses.memorising(made(results, rows)).verdict == verdict
+    assert hypotheses.distinct(made(results, rows)).verdict == "contradicted"
+
+
+def test_compute_adds_up_all_specialists(results: Results) -> None:
+    costs = [{"stage": "train", "generator": name, "seconds": seconds, "cell": str(i)}
+             for i, (name, seconds) in enumerate((("all", 100.0), ("own", 60.0), ("own", 60.0)))]  # fmt: skip
+    claim = hypotheses.compute(made(results, [], costs))
+    assert claim.verdict == "supported" and "1.7 min against 2.0 min" in claim.estimate
+
+
+def test_table_leaves_the_papers_numbers_empty(results: Results) -> None:
+    table = hypotheses.table(results)
+    assert [claim[:2] for claim in table["claim"]] == [f"H{i}" for i in range(1, 8)]
+    assert set(table["paper"]) == {""}
+
+
+def test_predictors_rest_on_pairs(results: Results) -> None:
+    keys = {"generator": "all", "exposure": "full", "variant": ""}
+    gains = [0.05, 0.03, 0.02, 0.01]
+    claims = pd.DataFrame(
+        [keys | {"dataset": f"d{i}", "arm": "augmented", "against": "real", "backbone": "", "budget": 0.1,
+                 "difference": gain} for i, gain in enumerate(gains)]
+    )  # fmt: skip
+    rows = [keys | {"stage": "fidelity", "dataset": f"d{i}", "group": "all", "metric": metric, "value": value}
+            for i in range(4) for metric, value in (("frechet_a", 10.0 * i), ("coverage_a", -1.0 * i))]  # fmt: skip
+    found = dataclasses.replace(made(results, rows), claims=claims)
+    table = predictors_table(found).set_index("measure")
+    assert table.loc["frechet_a", "rho"] == pytest.approx(-1) and table.loc["coverage_a", "rho"] == pytest.approx(1)
+    assert set(table["pairs"]) == {4}
+    assert predictors_table(dataclasses.replace(found, claims=claims[:3])).empty, "three pairs say nothing"
