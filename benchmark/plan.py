@@ -8,7 +8,7 @@ from benchmark.lineage import Lineage, Sight, encoder_source
 from benchmark.stages import VERSIONS
 from benchmark.study import REAL_ARMS, SYNTHETIC_ARMS, Block, Study
 
-ORDER = ("split", "autoencoder", "train", "synthesize", "features", "classify", "fidelity", "audit")
+ORDER = ("split", "autoencoder", "train", "synthesize", "features", "classify", "fidelity", "audit", "membership")
 
 
 def plan(study: Study) -> list[Cell]:
@@ -145,3 +145,8 @@ class Planner:
             sight = {"seed": seed, "budget": budget} if limited else {"seed": None, "budget": None}
             settings = study.audit.model_dump() | {"exposure": about["exposure"]} | sight
             yield Cell("audit", VERSIONS["audit"], settings, inputs, 1, about)
+            if trained and about["exposure"] != "external" and not about["variant"]:
+                generator = study.generators[about["generator"]]
+                settings = sight | {"detail": generator.detail, "unconditional": generator.unconditional}
+                inputs = {"split": split, "train": trained, "bank": bank}
+                yield Cell("membership", VERSIONS["membership"], settings, inputs, threads, about)

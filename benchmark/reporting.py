@@ -77,7 +77,7 @@ class Reporter:
         resolved = self.study.model_dump(mode="json")
         generators = replicates(resolved)
         pooled = [*pooled_rows(cells, load, generators), *multiplier_rows(cells, load, generators)]
-        others = own["stage"].isin(["synthesize", "fidelity", "audit"])
+        others = own["stage"].isin(["synthesize", "fidelity", "audit", "membership"])
         pooled += pool_seeds(own[others | own["group"].str.startswith(("corruption=", "external="))])
         return Results(
             study=resolved,
@@ -105,7 +105,7 @@ class Reporter:
             facts = json.loads((self.store.verify(cell) / "facts.json").read_text())
             for name, value in facts.items():
                 yield self.keys(cell) | {"group": "all", "metric": f"filter_{name}", "value": value}
-        for cell in (*self.of("fidelity"), *self.of("audit")):
+        for cell in (*self.of("fidelity"), *self.of("audit"), *self.of("membership")):
             for row in json.loads((self.store.verify(cell) / "rows.json").read_text()):
                 keys = self.keys(cell) | {key: value for key, value in row.items() if value != ""}
                 yield {"group": "all"} | keys
@@ -141,7 +141,7 @@ class Reporter:
 
     def failed_rows(self) -> Iterator[Record]:
         for cell in self.missing:
-            if cell.stage in ("classify", "fidelity", "audit"):
+            if cell.stage in ("classify", "fidelity", "audit", "membership"):
                 yield self.keys(cell) | {"group": "all", "status": "failed"}
 
     def probabilities(self, cell: Cell) -> NDArray[np.float64]:

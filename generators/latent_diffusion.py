@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 VOCABULARY = Path(__file__).parent / "augury-vocabulary"
 MAX_TOKENS = 32
@@ -147,3 +149,26 @@ def diffusion_loss(
     kind = scheduler.config.prediction_type
     target = noise if kind == "epsilon" else alpha * noise - sigma * latents
     return F.mse_loss(prediction.float(), target, reduction="none").mean((1, 2, 3))
+
+
+@torch.no_grad()
+def denoising_errors(
+    pipeline: Pipeline, latents: torch.Tensor, captions: list[str], times: tuple[int, ...], draws: int, seed: int = 0
+) -> NDArray[np.float64]:
+    """Loss of latents float32 [N, C, h, w] at fixed times, float64 [N, T]: mean over `draws` noises that all share."""
+    device, out = pipeline.device, np.zeros((len(latents), len(times)))
+    texts, which = np.unique(np.array(captions, dtype=object).astype(str), return_inverse=True)
+    known = pipeline.text_encoder(token_ids(pipeline.tokenizer, [str(text) for text in texts]).to(device))[0]
+    random = torch.Generator().manual_seed(seed)
+    noises = torch.randn((draws, *latents.shape[1:]), generator=random)
+    for start in range(0, len(latents), 128):
+        part = slice(start, start + 128)
+        x, text = latents[part].to(device), known[torch.from_numpy(which[part])]
+        for place, time in enumerate(times):
+            steps = torch.full((len(x),), time, device=device)
+            for noise in noises:
+                losses = diffusion_loss(
+                    pipeline.unet, pipeline.scheduler, x, text, steps, noise.to(device).expand_as(x)
+                )
+                out[part, place] += losses.double().cpu().numpy() / draws
+    return out

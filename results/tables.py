@@ -71,7 +71,7 @@ def fidelity(results: Results) -> pd.DataFrame:
 
 def privacy(results: Results) -> pd.DataFrame:
     """The audit: excess copies by tile and patch, bank control, copies called, power by planted kind."""
-    table = results.table[results.table["stage"] == "audit"].copy()
+    table = results.table[results.table["stage"].isin(["audit", "membership"])].copy()
     planted = table["group"] != "all"
     kinds = table["group"].str.replace("planted=", "", regex=False)
     table["metric"] = table["metric"].where(~planted, table["metric"] + ":" + kinds)
@@ -87,6 +87,9 @@ def _audit_order(table: pd.DataFrame) -> list[str]:
         "copies_called",
         "bank_share",
         "bank_p",
+        "membership_auroc",
+        "membership_blind_auroc",
+        "membership_epsilon",
         "tile_max_p",
     )
     known = _metrics(table)

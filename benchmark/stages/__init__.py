@@ -14,6 +14,7 @@ VERSIONS: dict[str, int] = {
     "classify": 2,
     "fidelity": 2,
     "audit": 3,
+    "membership": 1,
 }
 
 
@@ -29,7 +30,7 @@ Stage = Callable[[dict[str, Any], dict[str, Path], Path], None]  # config, folde
 
 def stage(name: str) -> Stage:
     """The function that makes a cell of this stage; imported here, so that a plan needs none of it."""
-    from benchmark.stages import audit, classify, fidelity, split, synthesize, train
+    from benchmark.stages import audit, classify, fidelity, membership, split, synthesize, train
 
     stages: dict[str, Stage] = {
         "split": split.run_split,
@@ -40,5 +41,6 @@ def stage(name: str) -> Stage:
         "classify": classify.run_classify,
         "fidelity": fidelity.run_fidelity,
         "audit": audit.run_audit,
+        "membership": membership.run_membership,
     }
     return stages[name]

@@ -1,0 +1,69 @@
+"""Stage membership: can the generator's members be told from the patients whom the coin held out?"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.cache import Record, write_json
+from benchmark.prompts import captions
+from benchmark.stages import device, split
+
+TIMES = (100, 400)  # of 1000: low and middle noise
+DRAWS = 4  # of noise, the same for every image
+RATES = (0.01, 0.1)
+GUESSES = 100  # patients, fixed beforehand
+
+
+def run_membership(config: Record, inputs: dict[str, Path], folder: Path) -> None:
+    """Writes rows.json: tidy rows, and scores.npz: the scores of members and non-members."""
+    from generators.autoencoders import encode
+    from generators.latent_diffusion import denoising_errors, load_pipeline
+
+    # Members are the coin's under exposure full, else all that the generator saw.
+    prepared = split.read(inputs["split"])
+    seen = prepared.members if config["budget"] is None else prepared.budget(config["budget"], config["seed"])
+    rows = {"members": seen, "others": prepared.heldout}
+    pipeline = load_pipeline(inputs["train"] / "pipeline").to(device())
+    resolution = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+
+    scores: dict[str, Any] = {}
+    for name, which in rows.items():
+        own = [prepared.captions[i] for i in which] if prepared.captions else None
+        labels = prepared.train.labels[which]
+        texts = [""] * len(which) if config["unconditional"] else captions(
+            prepared.card, labels, own, detail=config["detail"]
+        )  # fmt: skip
+        latents = encode(pipeline.vae, prepared.train.images[which], resolution)
+        scores[name] = -denoising_errors(pipeline, latents, texts, TIMES, DRAWS).mean(1)
+    np.savez(folder / "scores.npz", **scores)
+
+    with np.load(inputs["bank"] / "features.npz", allow_pickle=False) as arrays:
+        features = arrays["kept"][np.searchsorted(arrays["kept_rows"], seen)], arrays["heldout"]
+    patients = tuple([prepared.patients[i] for i in which] for which in rows.values())
+    write_json(folder / "rows.json", measured(scores["members"], scores["others"], *features, *patients))
+
+
+def measured(
+    members: NDArray[Any], others: NDArray[Any], features: NDArray[Any], other_features: NDArray[Any],
+    patients: list[str], other_patients: list[str],
+) -> list[Record]:  # fmt: skip
+    """AUROC, what can be found at fixed false-positive rates, epsilon's lower bound, and the blind baseline."""
+    from privacy.membership import blind_auroc, empirical_epsilon, membership_auroc, true_positive_rate
+
+    n, given = len(members) + len(others), (members, others, patients, other_patients)
+    blind = blind_auroc(features, other_features, patients, other_patients)
+    found = [("membership_auroc", "all", membership_auroc(*given)), ("membership_blind_auroc", "all", blind)]
+    for rate in RATES:
+        if (resolved := true_positive_rate(*given, rate)) is not None:
+            found.append(("membership_found", f"false_positives={rate:g}", resolved))
+    rows: list[Record] = [
+        {"metric": metric, "group": group, "value": value, "low": low, "high": high, "n": n}
+        for metric, group, (value, low, high) in found
+    ]
+    rows.append({"metric": "membership_epsilon", "value": empirical_epsilon(*given, GUESSES), "n": n})
+    # Void: the two groups can be told apart without the generator.
+    void = float("nan") if np.isnan(blind[0]) else float(not blind[1] <= 0.5 <= blind[2])
+    rows.append({"metric": "membership_void", "value": void, "n": n})
+    return rows

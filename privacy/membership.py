@@ -1,0 +1,122 @@
+"""Membership inference from scores: can members of the training set be told from exchangeable non-members?
+
+A score is higher for what looks more like a member (a generator's negative denoising error, a classifier's negative
+loss). Every function takes the scores of members [n] and non-members [m] and the patient of each image.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = NDArray[np.floating]
+Floats = NDArray[np.float64]
+Estimate = tuple[float, float, float]
+DRAWS = 500  # resamples of an interval
+LEAST = 10  # patients a group, for five folds
+
+
+def membership_auroc(members: Scores, others: Scores, member_patients: list[str], other_patients: list[str],
+                     seed: int = 0) -> Estimate:  # fmt: skip
+    """Area under the ROC curve, 1/2 = no leak, with the percentile interval over resampled patients of both groups."""
+    value = _auroc(np.asarray(members, np.float64), np.asarray(others, np.float64))
+    draws = [_auroc(one, two) for one, two in _resampled(members, others, member_patients, other_patients, seed)]
+    return (value, *_percentiles(draws))
+
+
+def true_positive_rate(members: Scores, others: Scores, member_patients: list[str], other_patients: list[str],
+                       rate: float, seed: int = 0) -> Estimate | None:  # fmt: skip
+    """Share of members found at a false-positive rate; None (not resolvable) where rate (m + 1) < 1.
+
+    The threshold is the k-th most member-like non-member, k = floor(rate (m + 1)), recomputed in every resample.
+    """
+    if rate * (len(others) + 1) < 1:
+        return None
+    value = _found(np.asarray(members, np.float64), np.asarray(others, np.float64), rate)
+    draws = [_found(one, two, rate) for one, two in _resampled(members, others, member_patients, other_patients, seed)]
+    return (value, *_percentiles(draws))
+
+
+def empirical_epsilon(members: Scores, others: Scores, member_patients: list[str], other_patients: list[str],
+                      guesses: int, confidence: float = 0.95) -> float:  # fmt: skip
+    """Lower bound of epsilon from one run (Steinke, Nasr & Jagielski 2023, arXiv 2305.08846), 0 or more; delta = 0.
+
+    The `guesses` patients with the most extreme mean scores are guessed, half as members and half as not; with v of r
+    right, epsilon >= logit of the one-sided Clopper-Pearson lower bound of v/r. guesses is fixed beforehand. The
+    audit's coin makes each patient a member with probability 1/2, which the bound rests on.
+    """
+    from scipy.stats import beta
+
+    one, two = _by_patient(members, member_patients), _by_patient(others, other_patients)
+    scores = np.concatenate([one, two])
+    truth = np.repeat([True, False], [len(one), len(two)])
+    half = min(guesses // 2, len(scores) // 2)
+    if half < 1:
+        return float("nan")
+    order = np.argsort(scores, kind="stable")
+    right = int(truth[order[-half:]].sum() + (~truth[order[:half]]).sum())
+    low = float(beta.ppf(1 - confidence, right, 2 * half - right + 1)) if right else 0.0
+    return max(0.0, float(np.log(low / (1 - low)))) if 0 < low < 1 else (0.0 if low <= 0 else float("inf"))
+
+
+def blind_auroc(members: Scores, others: Scores, member_patients: list[str], other_patients: list[str],
+                seed: int = 0) -> Estimate:  # fmt: skip
+    """What one that never saw the model achieves on features [n, D] and [m, D] (Das, Zhang & Tramèr 2024, arXiv
+    2406.16201): logistic regression, five folds by patient. Where its interval leaves out 1/2, the groups differ by
+    themselves and a membership result is void. NaN with fewer than ten patients in either group."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    patients = [*member_patients, *other_patients]
+    if min(len(set(member_patients)), len(set(other_patients))) < LEAST:
+        return float("nan"), float("nan"), float("nan")
+    x, y = np.concatenate([members, others]).astype(np.float64), np.repeat([1, 0], [len(members), len(others)])
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
+    chance = cross_val_predict(model, x, y, groups=patients, cv=StratifiedGroupKFold(5), method="predict_proba")[:, 1]
+    return membership_auroc(chance[y == 1], chance[y == 0], member_patients, other_patients, seed)
+
+
+def _auroc(members: Floats, others: Floats) -> float:
+    """Mann-Whitney's share of pairs, ties half."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.concatenate([members, others]))[: len(members)]
+    n, m = len(members), len(others)
+    return float((ranks.sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
+
+
+def _found(members: Floats, others: Floats, rate: float) -> float:
+    k = int(rate * (len(others) + 1))
+    threshold = np.sort(others)[::-1][k - 1]
+    return float((members > threshold).mean())
+
+
+def _resampled(
+    members: Scores, others: Scores, member_patients: list[str], other_patients: list[str], seed: int
+) -> list[tuple[Floats, Floats]]:
+    rng = np.random.default_rng(seed)
+    parts = [_rows_of(names) for names in (member_patients, other_patients)]
+    drawn = []
+    for _ in range(DRAWS):
+        pair = []
+        for scores, rows in zip((members, others), parts, strict=True):
+            chosen = rng.integers(0, len(rows), len(rows))
+            pair.append(np.asarray(scores, np.float64)[np.concatenate([rows[i] for i in chosen])])
+        drawn.append((pair[0], pair[1]))
+    return drawn
+
+
+def _rows_of(patients: list[str]) -> list[NDArray[np.int64]]:
+    _, which = np.unique(np.array(patients), return_inverse=True)
+    order = np.argsort(which, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(which[order])) + 1)
+
+
+def _by_patient(scores: Scores, patients: list[str]) -> Floats:
+    values = np.asarray(scores, np.float64)
+    return np.array([values[rows].mean() for rows in _rows_of(patients)])
+
+
+def _percentiles(draws: list[float]) -> tuple[float, float]:
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)

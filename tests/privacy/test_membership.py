@@ -1,0 +1,54 @@
+"""Nothing to find: chance; everything: certainty; epsilon stays below a mechanism whose epsilon is known."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from privacy.membership import blind_auroc, empirical_epsilon, membership_auroc, true_positive_rate
+
+RNG = np.random.default_rng(0)
+A, B = RNG.normal(size=(2, 200))
+PATIENTS = [f"p{i // 2}" for i in range(200)], [f"q{i // 2}" for i in range(200)]
+
+
+def test_no_leak_is_chance_and_a_leak_is_found() -> None:
+    value, low, high = membership_auroc(A, B, *PATIENTS)
+    assert value == pytest.approx(roc_auc_score(np.repeat([1, 0], 200), np.concatenate([A, B])))
+    assert low < 0.5 < high
+    value, low, _ = membership_auroc(A + 3, B, *PATIENTS)
+    assert low > 0.9 and value > 0.97
+
+
+def test_rate_that_cannot_be_resolved_is_missing() -> None:
+    assert true_positive_rate(A, B[:50], PATIENTS[0], PATIENTS[1][:50], 0.01) is None
+    found = true_positive_rate(A + 10, B, *PATIENTS, 0.01)
+    assert found is not None and found[0] == 1
+    chance = true_positive_rate(A, B, *PATIENTS, 0.1)
+    assert chance is not None and chance[1] <= 0.1 <= chance[2] + 0.05
+
+
+def test_epsilon_stays_below_a_known_mechanism() -> None:
+    # Randomised response: each patient's bit is told rightly with probability e^eps / (1 + e^eps).
+    epsilon, above = 1.0, 0
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        bits = rng.random(200) < 0.5
+        told = np.where(rng.random(200) < np.exp(epsilon) / (1 + np.exp(epsilon)), bits, ~bits)
+        scores = told + 1e-3 * rng.random(200)
+        names = [f"{i}" for i in range(200)]
+        members, others = np.flatnonzero(bits), np.flatnonzero(~bits)
+        bound = empirical_epsilon(
+            scores[members], scores[others], [names[i] for i in members], [names[i] for i in others], 100,
+            confidence=0.999,
+        )  # fmt: skip
+        above += bound > epsilon
+    assert above <= 3
+    assert empirical_epsilon(A + 10, B, *PATIENTS, 100) > 2.5, "all of 100 right"
+    assert empirical_epsilon(A, B, *PATIENTS, 100) < 0.5
+
+
+def test_blind_baseline_sees_a_difference_of_the_groups_alone() -> None:
+    features = RNG.normal(size=(400, 8))
+    value, low, high = blind_auroc(features[:200], features[200:], *PATIENTS)
+    assert low < 0.5 < high or abs(value - 0.5) < 0.1
+    assert blind_auroc(features[:200] + 1, features[200:], *PATIENTS)[1] > 0.9
