@@ -157,7 +157,10 @@ class Lineage:
         return Cell("autoencoder", VERSIONS["autoencoder"], config, given, threads, about)
 
     def synthetic(self, reference: str, key: str, sight: Sight, seed: int, variant: str, how: Record) -> Cell:
-        """A synthetic set, large enough for every budget and ratio of this generator and exposure."""
+        """A synthetic set, large enough for every budget and ratio of this generator and exposure.
+
+        how: steps, guidance, filter, and perhaps phrasing (of the captions) and limit (images).
+        """
         study, generator = self.study, self.study.generators[key]
         blocks = [block for block in study.grid if key in (block.generators or study.generators)]
         blocks = [block for block in blocks if sight.exposure in ("external", *block.exposure)]

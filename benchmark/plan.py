@@ -5,6 +5,7 @@ from itertools import product
 
 from benchmark.cache import BadInput, Cell, Record
 from benchmark.lineage import Lineage, Sight, encoder_source
+from benchmark.prompts import UNSEEN
 from benchmark.stages import VERSIONS
 from benchmark.study import REAL_ARMS, SYNTHETIC_ARMS, Block, Study
 
@@ -80,6 +81,8 @@ class Planner:
         """Every set of a generator at one budget, what is measured on it, and the arms that it feeds."""
         generator, sight = self.study.generators[key], self.lineage.sight(key, exposure, budget, seed)
         variants = self.study.sampling.variants() if generator.images is None else {"": {}}
+        if self.study.unseen_phrasing and seed == 0 and generator.images is None and not generator.unconditional:
+            yield from self.unseen(reference, key, sight)
         for variant, how in variants.items():
             if generator.unconditional and how.get("filter"):
                 continue  # it is asked for no label
@@ -93,6 +96,22 @@ class Planner:
                 shares = {"synthetic": [1.0], "augmented": self.study.share}.get(arm, [0.5])
                 for ratio, share in product([1] if arm == "mixed" else block.ratios, shares):
                     yield from self.classify(reference, arm, budget, ratio, share, seed, drawn, about)
+
+    def unseen(self, reference: str, key: str, sight: Sight) -> Iterator[Cell]:
+        """Label consistency of a wording that the generator was not trained on; it feeds no classifier."""
+        study, split = self.study, self.lineage.split(reference)
+        how = study.sampling.variants()[""] | {"phrasing": UNSEEN, "limit": 200}
+        drawn = self.lineage.synthetic(reference, key, sight, 0, "phrasing=unseen", how)
+        config: Record = {"encoder": "efficientnet_lite0", "images": study.fidelity.images}
+        threads, version = study.threads.generator, VERSIONS["features"]
+        about = {k: value for k, value in drawn.about.items() if value is not None}
+        real = Cell(
+            "features", version, config | {"of": "real"}, {"split": split}, threads, drawn.inputs["split"].about
+        )
+        ours = Cell("features", version, config | {"of": "synthetic"}, {"synthesize": drawn}, threads, about)
+        inputs = {"split": split, "real": real, "judged": ours, "synthesize": drawn}
+        inputs |= {"judge": self.lineage.judge(reference, Sight("full"), 0)}
+        yield Cell("fidelity", VERSIONS["fidelity"], config | {"whole": True}, inputs, 1, about)
 
     def placebos(self, reference: str) -> Iterator[Cell]:
         if not any("augmented" in block.arms for block in self.study.grid):

@@ -113,6 +113,7 @@ class Study(Frozen):
     audit: Audit = Audit()
     fidelity: Fidelity = Fidelity()
     threads: Threads = Threads()
+    unseen_phrasing: bool = False  # also draw 200 images a set from a wording that no generator was trained on
     backend: Literal["pool", "local"] = "pool"
     waive: list[str] = []  # data sets whose leaks are accepted; printed in the report
 

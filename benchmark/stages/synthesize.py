@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from benchmark.cache import BadInput, Record, write_json
 from benchmark.datasets import Card
-from benchmark.prompts import captions, label_codes, label_name
+from benchmark.prompts import captions, label_codes, label_name, phrase
 from benchmark.sources import labelled_files, read_image
 from benchmark.stages import device, split
 
@@ -33,6 +33,7 @@ def run_synthesize(config: Record, inputs: dict[str, Path], folder: Path) -> Non
     copies = -(-round(config["ratio"] * 1_000_000) // 1_000_000)
     rank = np.tile(np.arange(len(rows)), copies)
     copy = np.repeat(np.arange(copies), len(rows))
+    rank, copy = rank[: config.get("limit")], copy[: config.get("limit")]
     labels = prepared.train.labels[rows[rank]]
     texts = _captions(config, prepared, rows, rank, labels)
     seeds = (1 + config["seed"]) * 10_000_000 + np.arange(len(rank))
@@ -53,11 +54,17 @@ def run_synthesize(config: Record, inputs: dict[str, Path], folder: Path) -> Non
 def _captions(
     config: Record, prepared: split.Prepared, rows: NDArray[np.int64], rank: NDArray[np.int64], labels: NDArray[Any]
 ) -> list[str]:
-    """The first phrasing of each label at the generator's level of detail; the source's own captions where it has."""
+    """The first phrasing of each label at the generator's level of detail; the source's own captions where it has.
+
+    A phrasing asked for by number replaces both.
+    """
     if config.get("unconditional"):
         return [""] * len(labels)
+    detail = config.get("detail", "full")
+    if "phrasing" in config:
+        return [phrase(prepared.card, label, detail, config["phrasing"]) for label in labels]
     own = [prepared.captions[i] for i in rows[rank]] if prepared.captions else None
-    return captions(prepared.card, labels, own, detail=config.get("detail", "full"))
+    return captions(prepared.card, labels, own, detail=detail)
 
 
 def read(folder: Path) -> SyntheticSet:

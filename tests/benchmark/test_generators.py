@@ -105,6 +105,18 @@ def test_sweep_filter_and_groups_are_variants_of_one_study(tmp_path: Path) -> No
     assert set(synthesize.read(store.folder(blind)).captions) == {""}
 
 
+def test_unseen_phrasing_is_judged_and_feeds_nothing(tmp_path: Path) -> None:
+    changes: Any = {"datasets": ["phantom-oct"], "generators": {"g": SMALL}, "unseen_phrasing": True, "audit_pool": 0}
+    cells = cells_of(tmp_path, **changes)
+    drawn = of(cells, "synthesize", variant="phrasing=unseen")
+    assert len(drawn) == 1 and not of(cells, "classify", variant="phrasing=unseen")
+    store = finish(cells, tmp_path / "home", "fidelity")
+    captions = synthesize.read(store.folder(drawn[0])).captions
+    assert all(text.startswith("a picture, ") for text in captions)
+    rows = json.loads((store.folder(of(cells, "fidelity", variant="phrasing=unseen")[0]) / "rows.json").read_text())
+    assert "label_consistency" in {row["metric"] for row in rows}
+
+
 def diffusion_folder(folder: Path, vae: str) -> Path:
     """Stable Diffusion's layout and classes with random small weights; the VAE is random or the real TAESD."""
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
