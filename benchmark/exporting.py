@@ -59,8 +59,7 @@ def draw_prompts(cells: list[Cell], store: Store, prompts: list[str], seed: int,
     from PIL import Image
 
     from benchmark.running import quiet
-    from generators.latent_diffusion import load_pipeline
-    from generators.sampling import sample
+    from generators.latent_diffusion import load_pipeline, sample
 
     trained = next((cell for cell in cells if cell.stage == "train"), None)
     drawn = next((cell for cell in cells if cell.stage == "synthesize" and "train" in cell.inputs), None)

@@ -50,8 +50,7 @@ def generator(home: Path) -> None:
     steps instead of 50 and the lighter autoencoder that ships."""
     from benchmark.running import quiet
     from generators.autoencoders import SHIPPED, encode, load_autoencoder, load_taesd
-    from generators.latent_diffusion import small_pipeline
-    from generators.sampling import sample
+    from generators.latent_diffusion import sample, small_pipeline
     from generators.training import Schedule, train
 
     root = os.environ.get("AUGURY_WEIGHTS")

@@ -82,8 +82,7 @@ def _drawn(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], Record]:  # fmt: skip
     """Images, the seed of each, and what the filter did: images that it refuses are drawn again with other seeds."""
     from benchmark.stages.classify import read_classifier
-    from generators.latent_diffusion import load_pipeline
-    from generators.sampling import sample
+    from generators.latent_diffusion import load_pipeline, sample
 
     pipeline = load_pipeline(inputs["train"] / "pipeline").to(device())
     how = {name: config[name] for name in ("size", "steps", "guidance", "batch", "scheduler")}

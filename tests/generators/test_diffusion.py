@@ -9,8 +9,7 @@ import torch
 
 from generators.autoencoders import new_tiny
 from generators.distillation import learn_vocabulary
-from generators.latent_diffusion import diffusion_loss, load_pipeline, small_pipeline, token_ids, tokenizer
-from generators.sampling import sample
+from generators.latent_diffusion import diffusion_loss, load_pipeline, sample, small_pipeline, token_ids, tokenizer
 from generators.training import Schedule, sampling_weights, snr_weight, train
 
 CAPTIONS = ["head CT slice", "chest x-ray", "", "retina with no diabetic retinopathy"]
