@@ -1,6 +1,8 @@
 """The stages: config -> arrays -> call a leaf -> files. Raise a version when a stage's meaning changes."""
 
 import os
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,23 @@ def device() -> str:
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def spoken(what: str, total: int, every: float = 60.0) -> Callable[..., None]:
+    """A callback (done, ...) that tells on stderr, once a minute, how far a long cell is, how fast, how long yet."""
+    start = last = time.monotonic()
+
+    def tell(done: int, *rest: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < every:
+            return
+        last = now
+        rate = done / (now - start)
+        left = max(0, total - done) / rate / 60
+        print(f"{what}: {done:,} of {total:,} images, {rate:.0f}/s, {left:.0f} min left", file=sys.stderr, flush=True)
+
+    return tell
 
 
 Stage = Callable[[dict[str, Any], dict[str, Path], Path], None]  # config, folder of each input, folder to write

@@ -11,7 +11,7 @@ from benchmark.cache import BadInput, Record, write_json
 from benchmark.datasets import Card
 from benchmark.prompts import captions, label_codes, label_name, phrase
 from benchmark.sources import labelled_files, read_image
-from benchmark.stages import device, split
+from benchmark.stages import device, split, spoken
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _drawn(
 
     pipeline = load_pipeline(inputs["train"] / "pipeline").to(device())
     how = {name: config[name] for name in ("size", "steps", "guidance", "batch", "scheduler")}
-    images = sample(pipeline, texts, seeds.tolist(), **how)
+    images = sample(pipeline, texts, seeds.tolist(), **how, report=spoken("drawing", len(texts)))
     if config["filter"] is None:
         return images, seeds, {}
     model = read_classifier(inputs["filter"], len(prepared.card.classes))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from benchmark.cache import Record, write_json
 from benchmark.prompts import captions
-from benchmark.stages import device, split
+from benchmark.stages import device, split, spoken
 
 Seen = tuple[NDArray[np.uint8], list[str], list[str]]  # images, captions, the set of each
 
@@ -31,7 +31,13 @@ def run_autoencoder(config: Record, inputs: dict[str, Path], folder: Path) -> No
     losses: list[float] = []
     if config["images_seen"]:
         losses = tune_decoder(
-            model, images, resolution, efficientnet_lite0_maps(), images_seen=config["images_seen"], seed=0
+            model,
+            images,
+            resolution,
+            efficientnet_lite0_maps(),
+            images_seen=config["images_seen"],
+            seed=0,
+            report=spoken("decoder", config["images_seen"]),
         )
 
     # One scalar brings the latents to unit variance; the pipeline divides by it before decoding. A fine-tuned
@@ -140,7 +146,7 @@ def _fit(
         add_lora(pipeline, config["lora_rank"])
     losses = train(
         pipeline, latents, texts, sampling_weights(sets, config["balance"]), schedule,
-        seed=1000 + config["seed_of_model"], checkpoint=folder / "checkpoint",
+        seed=1000 + config["seed_of_model"], checkpoint=folder / "checkpoint", report=spoken("generator", count),
     )  # fmt: skip
     if config["lora_rank"]:
         merge_lora(pipeline)
