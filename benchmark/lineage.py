@@ -142,6 +142,7 @@ class Lineage:
     ) -> Cell:  # fmt: skip
         """A started model's own, as it is; else the study's, its decoder tuned on what the generator may see."""
         threads = self.study.threads.generator
+        about_seed = (about or {}).get("seed", 0)
         about = {key: value for key, value in (about or {}).items() if key not in ("seed", "dataset")}
         if generator.source:
             config: Record = {"source": generator.source, "digest": model_digest(generator.source)}
@@ -151,8 +152,8 @@ class Lineage:
         config = autoencoder_source(self.study) | sight.config() | {"resolution": generator.resolution}
         seen = self.study.decoder_images_seen
         config |= {"size": self.study.size, "images_seen": seen // 4 if before else seen}
-        if sight.exposure == "full":
-            config["data_share"] = generator.data_share
+        if sight.exposure == "full" and generator.data_share < 1:
+            config |= {"data_share": generator.data_share, "seed_of_model": about_seed}
         given = inputs | ({"start": before} if before else {})
         return Cell("autoencoder", VERSIONS["autoencoder"], config, given, threads, about)
 

@@ -161,7 +161,9 @@ class Planner:
             bank = Cell("features", version, everyday | {"of": "bank"}, {"split": split}, threads, known)
             inputs = {"split": split, "synthesize": drawn, "bank": bank}
             inputs |= {"autoencoder": trained.inputs["autoencoder"]} if trained else {}
-            sight = {"seed": seed, "budget": budget} if limited else {"seed": None, "budget": None}
+            sight: Record = {"seed": seed, "budget": budget} if limited else {"seed": None, "budget": None}
+            if trained and not limited and trained.config.get("data_share", 1.0) < 1:
+                sight |= {key: trained.config[key] for key in ("data_share", "seed_of_model")}
             settings = study.audit.model_dump() | {"exposure": about["exposure"]} | sight
             yield Cell("audit", VERSIONS["audit"], settings, inputs, 1, about)
             if trained and about["exposure"] != "external" and not about["variant"]:

@@ -189,10 +189,15 @@ def mixture(
     if arm in ("real", "real_double", "real_strong"):
         return Mixture(budget, none, 0.0)
     if arm == "mixed":
-        # Every second image within a class is replaced by a synthetic one of its label.
-        order = np.lexsort((np.arange(len(budget)), *np.atleast_2d(labels[budget].T)))
-        replaced = np.zeros(len(budget), bool)
-        replaced[order[1::2]] = True
+        # Every second image of each class is replaced by a synthetic one of its label; a class's only image stays
+        # real, and odd classes take turns in which half is the larger, so that no class is of one source alone.
+        _, codes = np.unique(labels[budget], axis=0, return_inverse=True)
+        replaced, turn = np.zeros(len(budget), bool), 1
+        for code in range(int(codes.max()) + 1):
+            own = np.flatnonzero(codes.reshape(-1) == code)
+            if len(own) > 1:
+                replaced[own[turn::2]] = True
+                turn = 1 - turn if len(own) % 2 else turn
         chosen = np.flatnonzero((copy == 0) & (rank < len(budget)))
         chosen = chosen[replaced[rank[chosen]]]
         return Mixture(budget[~replaced], chosen, share)

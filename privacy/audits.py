@@ -220,6 +220,8 @@ def c_t(
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
 
+    if len(train) < 3:
+        return {"c_t": float("nan"), "u_share": float("nan"), "p": float("nan")}
     pca = PCA(min(64, *np.shape(train)), random_state=seed).fit(train)
     x, h, s = (pca.transform(each).astype(np.float64) for each in (train, heldout, synthetic))
     cells = KMeans(3, n_init=10, random_state=seed).fit(x)
@@ -246,15 +248,15 @@ def overfit_share(train: Features, heldout: Features, synthetic: Features, steps
     """FLD's over-fit share (Jiralerspong 2023, arXiv 2302.04440): in [-1/2, 1/2], above 0 = nearer to train.
 
     An isotropic Gaussian stands on each synthetic image, its variance fitted so that the mixture is likeliest on
-    train; the share whose mean log-likelihood is higher on train than on as many held-out images, minus one half.
+    train; the share whose mean likelihood is higher on train than on as many held-out images, minus one half.
+    Features are standardised by both together: by train alone, train would look nearer.
     """
     n = min(len(train), len(heldout))
     rng = np.random.default_rng(seed)
-    mean, deviation = np.mean(train, 0), np.std(train, 0) + 1e-8
-    x, h, s = ((np.asarray(each, np.float64) - mean) / deviation for each in (
-        np.asarray(train)[rng.permutation(len(train))[:n]], np.asarray(heldout)[rng.permutation(len(heldout))[:n]],
-        synthetic,
-    ))  # fmt: skip
+    x, h = (np.asarray(each, np.float64)[rng.permutation(len(each))[:n]] for each in (train, heldout))
+    both = np.concatenate([x, h])
+    mean, deviation = both.mean(0), both.std(0) + 1e-8
+    x, h, s = ((each - mean) / deviation for each in (x, h, np.asarray(synthetic, np.float64)))
     d, to_train, to_held = x.shape[1], _squares(s, x), _squares(s, h)
     log_variance = np.log(np.maximum(to_train.min(1) / d, 1e-6))
     for _ in range(steps):

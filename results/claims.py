@@ -195,7 +195,9 @@ def _field(entry: Any, name: str) -> Any:
     return entry.get(name) if isinstance(entry, Mapping) else None
 
 
-LOWER_IS_BETTER = ("frechet", "kernel", "ms_ssim", "excess", "flagged", "copies", "calibration_error", "expected")
+LOWER_IS_BETTER = (
+    "frechet", "kernel", "ms_ssim", "excess", "flagged", "copies", "membership", "two_sample", "overfit", "bank_share",
+)  # fmt: skip
 ENDS_LOWER = ("_error", "_loss", "_distance", "brier")
 SETTING = [name for name in KEYS if name not in ("study", "seed", "metric")]
 
@@ -235,7 +237,7 @@ def worse(table: pd.DataFrame, metric: str, tolerance: float) -> pd.DataFrame:
 
 def lower_is_better(metric: str) -> bool:
     """Whether a smaller value of this metric is the better one."""
-    return metric.startswith(LOWER_IS_BETTER) or metric.endswith(ENDS_LOWER)
+    return any(part in metric for part in LOWER_IS_BETTER) or metric.endswith(ENDS_LOWER)
 
 
 def lines(table: pd.DataFrame, metric: str) -> list[str]:

@@ -4,7 +4,7 @@ The paper's result tables are not known, so none of its numbers stands beside ou
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -13,6 +13,7 @@ from results.tidy import Results, headline, records
 from results.wording import DASH, absent, duration, listed, number, percent, significant
 
 UNTESTED = "not tested"
+COPIES = 0.05  # excess of copies below which images are called distinct
 MATCH = 0.1  # of the specialists' distance: no more than this above it is called as good
 
 
@@ -111,15 +112,19 @@ def realistic() -> Claim:
 
 def distinct(results: Results) -> Claim:
     """H3: no excess of copies that both controls confirm."""
-    claim, rule = "H3 Synthetic images are distinct from real ones", "the interval of excess copies holds 0 everywhere"
+    claim = "H3 Synthetic images are distinct from real ones"
+    rule = f"excess copies at most {COPIES:.0%} with 95 % confidence everywhere, exact copies found in 80 % or more"
     rows = records(results.pooled("audit", "excess_copies"))
     if not rows:
         return Claim(claim, rule, DASH, f"{UNTESTED}: no audit")
     most = max(rows, key=lambda row: float(row["value"]))
     high = percent(_or(most["high"], most["value"]))
     text = f"at most {percent(max(most['value'], 0))} ({most['dataset']}, interval to {high})"
-    copied = any(_or(row["low"], row["value"]) > 0 for row in rows)  # no interval: all seeds agree
-    return Claim(claim, rule, text, "contradicted" if copied else "supported")
+    power = results.pooled("audit", "tile_max_power", "planted=exact")["value"].min()
+    if any(_or(row["low"], row["value"]) > 0 for row in rows):  # no interval: all seeds agree
+        return Claim(claim, rule, text, "contradicted")
+    seen = all(_or(row["high"], row["value"]) <= COPIES for row in rows) and power >= 0.8
+    return Claim(claim, rule, text, "supported" if seen else "undecided")
 
 
 def _or(value: float, other: float) -> float:
@@ -131,13 +136,17 @@ def scarce(results: Results) -> Claim:
     claim = "H4 With little data, adding synthetic images helps"
     rule = "positive after Holm's correction, and better than every placebo"
     rows = records(headline(results))
-    words = {str(row["dataset"]): _helped(str(row["verdict"])) for row in rows}
+    words = {str(row["dataset"]): _helped(row) for row in rows}
     text = "; ".join(f"{row['dataset']} {number(row['difference'], sign=True)}" for row in rows)
     return Claim(claim, rule, f"{told(words)} ({text})" if rows else DASH, over_sets(words))
 
 
-def _helped(verdict: str) -> str:
-    return {"helped": "supported", "harmed": "contradicted", "equivalent": "contradicted"}.get(verdict, "undecided")
+def _helped(row: dict[str, Any]) -> str:
+    """Only what may be claimed, and beside a placebo, decides."""
+    if not row["claim"] or not row["beats_placebos"]:
+        return "undecided"
+    words = {"helped": "supported", "harmed": "contradicted", "equivalent": "contradicted"}
+    return words.get(str(row["verdict"]), "undecided")
 
 
 def double(results: Results) -> Claim:
@@ -147,7 +156,7 @@ def double(results: Results) -> Claim:
     doubled = claims[claims["claim"] & (claims["against"] == "real_double")] if len(claims) else claims
     if len(doubled):
         rows = records(doubled)
-        words = {str(row["dataset"]): _as_double(str(row["verdict"])) for row in rows}
+        words = {str(row["dataset"]): _as_double(row) for row in rows}
         text = "; ".join(f"{row['dataset']} {number(row['difference'], sign=True)}" for row in rows)
         rule = "no worse than real_double: a tie within the margin, or better"
         return Claim(claim, rule, f"{told(words)} ({text})", over_sets(words))
@@ -159,8 +168,11 @@ def double(results: Results) -> Claim:
     return Claim(claim, rule, f"{told(words)} ({text})" if words else DASH, over_sets(words))
 
 
-def _as_double(verdict: str) -> str:
-    return {"helped": "supported", "equivalent": "supported", "harmed": "contradicted"}.get(verdict, "undecided")
+def _as_double(row: dict[str, Any]) -> str:
+    """A tie within the margin counts, also where the difference is not 0 by chance."""
+    if row["p_equivalence"] < 0.05:
+        return "supported"
+    return {"helped": "supported", "harmed": "contradicted"}.get(str(row["verdict"]), "undecided")
 
 
 def _twice(value: dict[str, float], flags: dict[str, float]) -> str:
@@ -174,18 +186,21 @@ def compute(results: Results) -> Claim:
     """H6: training time of the generalist against the sum of its specialists, autoencoders included."""
     claim, rule = (
         "H6 One generalist costs less than a suite of specialists",
-        "seconds of training, all specialists added",
+        "a tenth less training time than all its specialists",
     )
     every, single, _ = roles(results)
     costs = results.costs
-    costs = costs[costs["stage"].isin(["train", "autoencoder"])] if len(costs) else costs
+    if len(costs):
+        costs = costs[costs["stage"].isin(["train", "autoencoder"])]
+        costs = costs[costs["exposure"].isin(["full", ""])] if "exposure" in costs else costs
     sums = {name: float(costs.loc[costs["generator"] == name, "seconds"].sum()) for name in (*every[:1], *single[:1])}
     if len(sums) < 2 or not all(sums.values()):
         return Claim(claim, rule, DASH, f"{UNTESTED}: it needs a generator of all sets and one of each")
     one, many = sums.values()
     seen = [(results.study.get("generators") or {})[name].get("images_seen") for name in sums]
     text = f"{duration(one)} against {duration(many)}; images seen {seen[0]} against {seen[1]} a set"
-    return Claim(claim, rule, text, "supported" if one < many else "contradicted")
+    verdict = "supported" if one < 0.9 * many else "contradicted" if one > 1.1 * many else "undecided"
+    return Claim(claim, rule, text, verdict)
 
 
 def memorising(results: Results) -> Claim:
@@ -197,7 +212,7 @@ def memorising(results: Results) -> Claim:
     if not every or not others:
         return Claim(claim, rule, DASH, f"{UNTESTED}: it needs a generalist beside specialists or no text")
     rows = results.pooled("audit", "excess_copies")
-    rows = rows[rows["variant"] == ""]
+    rows = rows[(rows["variant"] == "") & (rows["exposure"] == "full")]
     bounds: Callable[[str], dict[str, tuple[float, float]]] = lambda name: {  # noqa: E731
         str(row["dataset"]): (float(row["low"]), float(row["high"]))
         for row in records(rows[rows["generator"] == name]) if not absent(row["low"])

@@ -203,6 +203,10 @@ def _pooled(metric: str, part: pd.DataFrame, values: "np.ndarray[Any, np.dtype[n
     known = errors[~np.isnan(errors)]
     pooled = difference_interval(values, float((known**2).mean()) if len(known) else 0.0)
     low, high = pooled.low, pooled.high
+    if metric == "membership_epsilon":
+        return {"value": float(values.min())}  # a lower bound: that which holds for every seed
     if metric.endswith(SHARES):
-        low, high = float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+        # One-sided intervals must not shrink: seeds share the held-out controls that their bounds rest on.
+        ends = part[["low", "high"]].mean()
+        low, high = (float(np.clip(end, 0, 1)) for end in (np.fmin(low, ends["low"]), np.fmax(high, ends["high"])))
     return {"value": pooled.value, "low": low, "high": high}

@@ -13,9 +13,9 @@ VERSIONS: dict[str, int] = {
     "train": 2,
     "synthesize": 2,
     "features": 1,
-    "classify": 2,
-    "fidelity": 2,
-    "audit": 3,
+    "classify": 3,
+    "fidelity": 3,
+    "audit": 4,
     "membership": 1,
 }
 

@@ -38,7 +38,7 @@ def run_audit(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     prepared = split.read(inputs["split"])
     drawn = synthesize.read(inputs["synthesize"])
     codes, _ = label_codes(prepared.train.labels)
-    seen = prepared.budget(config["budget"], config["seed"])
+    seen = np.sort(split.seen_rows(prepared, config))
 
     def bank(rows: NDArray[np.int64]) -> Bank:
         return Bank(prepared.train.images[rows], codes[rows], [prepared.patients[i] for i in rows])
@@ -121,7 +121,7 @@ def audit(
     rows += _query_rows("embedding", angle_law, len(synthetic))
     turned = {kind: cosine_neighbours(embedded(images), banks[0])[0] for kind, images in planted.items()}
     rows += _power_rows("embedding", turned, angle_law["threshold"])
-    rows += _overfitting_rows(mine, banks[0], banks[1])
+    rows += _overfitting_rows(mine, banks[0], banks[1], heldout.patients)
     columns |= {"embedding_distance": angle.tolist(), "embedding_nearest": angle_index.tolist()}
     columns |= {"embedding_flagged": (angle <= angle_law["threshold"]).tolist()}
 
@@ -150,17 +150,19 @@ def embedded(images: Images) -> NDArray[np.float32]:
 
 
 def _overfitting_rows(
-    synthetic: NDArray[np.float32], bank: NDArray[np.float32], heldout: NDArray[np.float32]
+    synthetic: NDArray[np.float32], bank: NDArray[np.float32], heldout: NDArray[np.float32], patients: list[str]
 ) -> list[Record]:
     """AuthPct, C_T and FLD's over-fit share; beside the first and last what held-out real images give."""
     from privacy.audits import authentic_share, c_t, overfit_share
 
-    half = np.random.default_rng(0).permutation(len(heldout))
-    one, two = heldout[half[: len(half) // 2]], heldout[half[len(half) // 2 :]]
+    names = sorted(set(patients))
+    first = {names[i] for i in np.random.default_rng(0).permutation(len(names))[: len(names) // 2]}
+    inside = np.array([name in first for name in patients])
+    one, two = heldout[inside], heldout[~inside]
     found = {
         "authentic_difference": authentic_share(bank, synthetic) - authentic_share(bank, heldout),
         "overfit_share": overfit_share(bank, heldout, synthetic),
-        "overfit_share_heldout": overfit_share(bank, one, two) if len(one) else float("nan"),
+        "overfit_share_heldout": overfit_share(bank, one, two) if len(one) and len(two) else float("nan"),
         **{name if name == "c_t" else f"c_t_{name}": value for name, value in c_t(bank, heldout, synthetic).items()},
     }
     return [{"metric": name, "value": value, "n": len(synthetic)} for name, value in found.items()]

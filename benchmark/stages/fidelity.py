@@ -84,14 +84,20 @@ def run_fidelity(config: Record, inputs: dict[str, Path], folder: Path) -> None:
         test, test_rows = file["test"], file["test_rows"]
     with np.load(inputs["judged"] / "features.npz") as file:
         judged = {name: file[name] for name in file.files if name != "test" and not name.endswith("_rows")}
+        train_rows = next(file[f"{name}_rows"] for name in judged)  # of real, controls and round trip alike
     patients = prepared.test.groups or [str(i) for i in range(len(prepared.test.images))]
-    groups = [patients[i] for i in test_rows]
+    rng = np.random.default_rng(0)
     rows = []
     for name, features in judged.items():
+        # Equal n, drawn at random: stored sets are in order of rows or of classes.
         n = min(len(test), len(features))
-        measured = _distances(test[:n], features[:n], groups[:n], config["encoder"])
-        if config["whole"] and name not in CONTROLS and n >= LEAST and len(set(groups[:n])) >= LEAST // 2:
-            measured += _two_sample(test[:n], features[:n], groups[:n])
+        mine, other = (np.sort(rng.permutation(len(each))[:n]) for each in (test, features))
+        other = rng.permutation(other)
+        groups = [patients[i] for i in test_rows[mine]]
+        measured = _distances(test[mine], features[other], groups, config["encoder"])
+        if config["whole"] and name not in CONTROLS and n >= LEAST and len(set(groups)) >= LEAST // 2:
+            own = [str(i) for i in other] if name == "synthetic" else [prepared.patients[i] for i in train_rows[other]]
+            measured += _two_sample(test[mine], features[other], groups, own)
         rows += [row | {"generator": "" if name == "synthetic" else name} for row in measured]
     if config["whole"]:
         rows += _diversity(prepared, inputs) + _consistency(prepared, inputs)
@@ -114,7 +120,11 @@ def _distances(real: NDArray[Any], other: NDArray[Any], groups: list[str], encod
         def half(index: NDArray[np.int64], distance: Distance = distance) -> float:
             return distance(real[index], other[index])
 
-        value, low, high = subset_interval(half, groups, distance(real, other), subsets=SUBSETS)
+        if len(real) < 4:
+            continue  # the unbiased distance needs two halves of two
+        value, low, high = distance(real, other), float("nan"), float("nan")
+        if len(real) >= LEAST and len(set(groups)) >= LEAST // 2:
+            value, low, high = subset_interval(half, groups, value, subsets=SUBSETS)
         rows.append({"metric": f"{metric}_{encoder}", "value": value, "low": low, "high": high, "n": len(real)})
     if len(real) < LEAST or len(set(groups)) < LEAST // 2:
         return rows  # half of them would not have enough neighbours for an interval
@@ -129,11 +139,11 @@ def _distances(real: NDArray[Any], other: NDArray[Any], groups: list[str], encod
     return rows
 
 
-def _two_sample(real: NDArray[Any], other: NDArray[Any], groups: list[str]) -> list[Record]:
+def _two_sample(real: NDArray[Any], other: NDArray[Any], groups: list[str], others: list[str]) -> list[Record]:
     """Can a linear classifier tell them apart?"""
     from generators.realism import two_sample
 
-    found = two_sample(real, other, groups)
+    found = two_sample(real, other, groups, others)
     return [{"metric": metric, "value": value, "low": low, "high": high, "n": len(real)}
             for metric, (value, low, high) in found.items()]  # fmt: skip
 

@@ -23,7 +23,9 @@ def run_membership(config: Record, inputs: dict[str, Path], folder: Path) -> Non
 
     # Members are the coin's under exposure full, else all that the generator saw.
     prepared = split.read(inputs["split"])
-    seen = prepared.members if config["budget"] is None else prepared.budget(config["budget"], config["seed"])
+    seen = np.sort(split.seen_rows(prepared, config))
+    if config["budget"] is None:
+        seen = np.intersect1d(prepared.members, seen)
     rows = {"members": seen, "others": prepared.heldout}
     pipeline = load_pipeline(inputs["train"] / "pipeline").to(device())
     resolution = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
@@ -53,8 +55,8 @@ def measured(
     from privacy.membership import blind_auroc, empirical_epsilon, membership_auroc, true_positive_rate
 
     n, given = len(members) + len(others), (members, others, patients, other_patients)
-    blind = blind_auroc(features, other_features, patients, other_patients)
-    found = [("membership_auroc", "all", membership_auroc(*given)), ("membership_blind_auroc", "all", blind)]
+    blind, p = blind_auroc(features, other_features, patients, other_patients)
+    found = [("membership_auroc", "all", membership_auroc(*given))]
     for rate in RATES:
         if (resolved := true_positive_rate(*given, rate)) is not None:
             found.append(("membership_found", f"false_positives={rate:g}", resolved))
@@ -64,6 +66,6 @@ def measured(
     ]
     rows.append({"metric": "membership_epsilon", "value": empirical_epsilon(*given, GUESSES), "n": n})
     # Void: the two groups can be told apart without the generator.
-    void = float("nan") if np.isnan(blind[0]) else float(not blind[1] <= 0.5 <= blind[2])
-    rows.append({"metric": "membership_void", "value": void, "n": n})
+    for metric, value in {"blind_auroc": blind, "blind_p": p, "void": p <= 0.05 if p == p else p}.items():
+        rows.append({"metric": f"membership_{metric}", "value": float(value), "n": n})
     return rows

@@ -36,6 +36,13 @@ class Prepared:
         return self.kept[budget_rows(entry_budgets(labels, patients, seed or 0), budget)]
 
 
+def seen_rows(prepared: Prepared, config: Record) -> Rows:
+    """Rows of train that a generator of this config may see: a budget, a share of all that is kept, or all."""
+    if config["budget"] is None and config.get("data_share", 1.0) < 1:
+        return prepared.budget(config["data_share"], config["seed_of_model"])
+    return prepared.budget(config["budget"], config["seed"])
+
+
 def run_split(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     """Writes arrays.npz, card.json, leaks.json."""
     if config.get("external"):

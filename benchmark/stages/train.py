@@ -84,9 +84,7 @@ def seen(config: Record, inputs: dict[str, Path]) -> Seen:
     images, texts, sets = [], [], []
     for role in sorted(role for role in inputs if role.startswith("split")):
         prepared = split.read(inputs[role])
-        rows = prepared.budget(config["budget"], config["seed"])
-        if config.get("data_share", 1.0) < 1 and config["budget"] is None:
-            rows = prepared.budget(config["data_share"], config.get("seed_of_model", 0))
+        rows = split.seen_rows(prepared, config)
         own = [prepared.captions[i] for i in rows] if prepared.captions else None
         images.append(prepared.train.images[rows])
         texts += [""] * len(rows) if config.get("unconditional") else captions(

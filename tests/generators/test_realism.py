@@ -11,10 +11,10 @@ def test_equal_laws_cannot_be_told_apart_and_shifted_ones_can() -> None:
     rng = np.random.default_rng(0)
     real, same = rng.normal(size=(2, 300, 20))
     groups = [f"p{i // 3}" for i in range(300)]
-    found = two_sample(real, same, groups)
+    found = two_sample(real, same, groups, groups)
     for value, low, high in found.values():
         assert low < 0.5 < high and low < value < high
-    assert two_sample(real, same + 2, groups)["two_sample_auroc"][0] > 0.99
+    assert two_sample(real, same + 2, groups, groups)["two_sample_auroc"][0] > 0.99
 
 
 def test_binomial_interval_is_clopper_and_pearsons() -> None:

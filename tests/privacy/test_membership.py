@@ -49,6 +49,11 @@ def test_epsilon_stays_below_a_known_mechanism() -> None:
 
 def test_blind_baseline_sees_a_difference_of_the_groups_alone() -> None:
     features = RNG.normal(size=(400, 8))
-    value, low, high = blind_auroc(features[:200], features[200:], *PATIENTS)
-    assert low < 0.5 < high or abs(value - 0.5) < 0.1
-    assert blind_auroc(features[:200] + 1, features[200:], *PATIENTS)[1] > 0.9
+    value, p = blind_auroc(features[:200] + 1, features[200:], *PATIENTS)
+    assert value > 0.8 and p == 0.01
+    assert np.isnan(blind_auroc(features[:4], features[4:8], list("abcd"), list("efgh"))[0])
+    void = sum(
+        blind_auroc(drawn[:40], drawn[40:], PATIENTS[0][:40], PATIENTS[1][:40], flips=19)[1] <= 0.05
+        for drawn in RNG.normal(size=(100, 80, 8))
+    )
+    assert void <= 12, "5 of 100 are expected"

@@ -39,7 +39,19 @@ def test_noise_across_zero_is_not_called_worse() -> None:
 
 
 def test_direction_of_metrics() -> None:
-    assert all(map(lower_is_better, ("frechet_inception", "ms_ssim", "excess_copies", "expected_calibration_error")))
+    assert all(
+        map(
+            lower_is_better,
+            (
+                "frechet_inception",
+                "ms_ssim",
+                "excess_copies",
+                "calibration_error",
+                "tile_max_excess_copies",
+                "membership_auroc",
+            ),
+        )
+    )
     assert not any(map(lower_is_better, ("auroc", "accuracy", "coverage_inception", "quadratic_kappa")))
 
 

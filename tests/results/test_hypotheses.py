@@ -17,7 +17,7 @@ GENERATORS = {"all": {"train_on": "all", "images_seen": 100}, "own": {"train_on"
 def made(results: Results, rows: list[dict[str, Any]], costs: list[dict[str, Any]] | None = None) -> Results:
     return dataclasses.replace(
         results, study={"name": "x", "generators": GENERATORS}, table=frame(rows), claims=results.claims[:0],
-        costs=pd.DataFrame(costs or [], columns=["stage", "generator", "seconds", "cell"]), datasets=[],
+        costs=pd.DataFrame(costs or [], columns=["stage", "generator", "seconds", "cell", "exposure"]), datasets=[],
     )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_memorising(results: Results, mine: tuple[float, float], verdict: str) -
 
 
 def test_compute_adds_up_all_specialists(results: Results) -> None:
-    costs = [{"stage": "train", "generator": name, "seconds": seconds, "cell": str(i)}
+    costs = [{"stage": "train", "generator": name, "seconds": seconds, "cell": str(i), "exposure": "full"}
              for i, (name, seconds) in enumerate((("all", 100.0), ("own", 60.0), ("own", 60.0)))]  # fmt: skip
     claim = hypotheses.compute(made(results, [], costs))
     assert claim.verdict == "supported" and "1.7 min against 2.0 min" in claim.estimate
