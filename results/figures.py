@@ -213,7 +213,7 @@ def sample_grid(results: Results) -> Figure | None:
             _wrapped(row["dataset"], 22) + f"\n{kind}", rotation=0, ha="right", va="center", fontsize=9.5
         )
         axes[0].yaxis.set_label_coords(-0.02, 0.5)
-        axes[1].set_xlabel(f"“{_wrapped(str(row['caption']), 70)}”", fontsize=8.5, style="italic", color="#4a4f57")
+        axes[1].set_xlabel(f"“{_wrapped(str(row['caption']), 62)}”", fontsize=8.5, style="italic", color="#4a4f57")
     grid[0][0].set_title("real")
     grid[0][1].set_title(f"synthetic (random draw, seed {rows[0].get('seed', 0)})")
     return figure
