@@ -127,7 +127,10 @@ def audit(
 
 def report(study: StudyArg, set_: SetOption = None, home: HomeOption = None, name: NameOption = None) -> None:
     """Redraw tables, figures and report from finished cells. Example: augury report quick"""
+    from benchmark.running import claim_name
+
     loaded, store, cells = _load(study, set_, home, name)
+    claim_name(store.home / loaded.name, loaded)
     failed = _report(loaded, store, cells)
     raise typer.Exit(1 if failed else 0)
 
@@ -252,7 +255,7 @@ def _run(
     _check_writable(store.home)
     save_study(folder, study)
     wanted = needed(cells, only) if only else cells
-    with Told(sum(store.record(cell) is None for cell in wanted), sys.stderr) as told:
+    with Told(len({cell.digest for cell in wanted if store.record(cell) is None}), sys.stderr) as told:
         failed = run_cells(wanted, store, backend or study.backend, workers or os.cpu_count() or 1, told)
     if only is None:
         _report(study, store, cells)

@@ -251,6 +251,8 @@ def identity(reference: str) -> dict[str, str]:
             facts = json.loads(beside.read_text())
         except ValueError as error:
             raise BadInput(f"{beside} is not JSON: {error}") from None
+        if not isinstance(facts, dict):
+            raise BadInput(f"{beside} is not a data card: a mapping of keys to values is expected")
     elif reference in MEDMNIST:
         facts = dict(zip(("image_type", "specialty"), MEDMNIST[reference], strict=True))
     else:

@@ -9,7 +9,7 @@ from benchmark import datasets
 from benchmark.cache import BadInput, Cell, Record, sha256
 from benchmark.recipes import By, Generator
 from benchmark.stages import VERSIONS
-from benchmark.study import Backbone, Study
+from benchmark.study import SYNTHETIC_ARMS, Backbone, Study
 
 # Sets made from the same images must not meet in `transfer` (busi is the source of breastmnist, HAM10000 of dermamnist;
 # the three organ sets are views of the same CT volumes).
@@ -41,6 +41,10 @@ class Lineage:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise BadInput(f"datasets: two sets are called {twice!r}; their cards need different names")
+        for field, given in (("external", study.external), ("waive", study.waive)):
+            for name in given:
+                if name not in names and name not in self.references:
+                    raise BadInput(f"{field}: {name!r} given; allowed: {', '.join(names)}")
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -163,8 +167,9 @@ class Lineage:
         how: steps, guidance, filter, and perhaps phrasing (of the captions) and limit (images).
         """
         study, generator = self.study, self.study.generators[key]
-        blocks = [block for block in study.grid if key in (block.generators or study.generators)]
+        blocks = [block for block in study.grid if block.generators is None or key in block.generators]
         blocks = [block for block in blocks if sight.exposure in ("external", *block.exposure)]
+        blocks = [block for block in blocks if any(arm in SYNTHETIC_ARMS for arm in block.arms)]
         largest = max(max(block.budgets) for block in blocks)
         ratio = max(max(block.ratios) for block in blocks)
         config = sight.config() | {"seed": seed, "ratio": float(ratio), "size": study.size}
@@ -179,7 +184,7 @@ class Lineage:
         config |= {"detail": generator.detail, "unconditional": generator.unconditional}
         inputs["train"] = self.trained(reference, key, sight, seed)
         if how["filter"] is not None:
-            inputs["filter"] = self.judge(reference, sight, seed)
+            inputs["filter"] = self.judge(reference, sight, seed, generator.data_share)
         return Cell("synthesize", VERSIONS["synthesize"], config, inputs, study.threads.generator, about)
 
     def baseline(self, reference: str, name: str, budget: float, seed: int) -> Cell:
@@ -188,10 +193,10 @@ class Lineage:
         config: Record = {"baseline": name, "budget": budget, "seed": seed, "ratio": 1.0}
         return Cell("synthesize", VERSIONS["synthesize"], config, {"split": self.split(reference)}, 1, about)
 
-    def judge(self, reference: str, sight: Sight, seed: int) -> Cell:
+    def judge(self, reference: str, sight: Sight, seed: int, data_share: float = 1.0) -> Cell:
         """A classifier of the real images that the generator may see, kept with its weights."""
         backbone = self.study.backbones[0]
-        return self.classify(reference, backbone, "real", sight.budget or 1.0, 0, 0.0, seed, keep=True)
+        return self.classify(reference, backbone, "real", sight.budget or data_share, 0, 0.0, seed, keep=True)
 
     def classify(
         self, reference: str, backbone: Backbone, arm: str, budget: float, ratio: float, share: float, seed: int,
@@ -223,6 +228,8 @@ class Lineage:
         place = study.external.get(self.names[reference], study.external.get(reference))
         if place is None:
             return {}
+        if place in self.references or datasets.identity(place)["dataset"] in self.names.values():
+            raise BadInput(f"external: {place!r} is one of the study's own data sets, which its generators learn from")
         config: Record = {"reference": place, "digest": datasets.digest(place, study.phantom_images, study.size)}
         config |= {"size": study.size, "phantom_images": study.phantom_images, "external": True}
         split = self.split(reference)

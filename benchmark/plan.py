@@ -1,5 +1,6 @@
 """Study -> cells with their dependencies, in an order in which every cell follows what it reads."""
 
+import json
 from collections.abc import Iterator
 from itertools import product
 
@@ -10,22 +11,24 @@ from benchmark.stages import VERSIONS
 from benchmark.study import REAL_ARMS, SYNTHETIC_ARMS, Block, Study
 
 ORDER = ("split", "autoencoder", "train", "synthesize", "features", "classify", "fidelity", "audit", "membership")
+TOLD = ("synthesize", "classify", "fidelity", "audit", "membership")  # stages with rows in the tidy table
 
 
 def plan(study: Study) -> list[Cell]:
     """All cells of a study, each once and after what it reads. Raises BadInput for data or weights not there."""
-    cells: dict[str, Cell] = {}
+    cells: dict[tuple[str, str], Cell] = {}
     for cell in Planner(study).cells():
         _add(cell, cells)
     return sorted(cells.values(), key=lambda cell: (cell.level, -cell.threads, ORDER.index(cell.stage)))
 
 
-def _add(cell: Cell, cells: dict[str, Cell]) -> None:
-    """A cell and all that it is made from."""
-    if cell.digest not in cells:
+def _add(cell: Cell, cells: dict[tuple[str, str], Cell]) -> None:
+    """A cell and all that it is made from; work that two generators share is done once and told for both."""
+    key = (cell.digest, json.dumps(cell.about, sort_keys=True) if cell.stage in TOLD else "")
+    if key not in cells:
         for needed in cell.inputs.values():
             _add(needed, cells)
-        cells[cell.digest] = cell
+        cells[key] = cell
 
 
 class Planner:
@@ -70,7 +73,7 @@ class Planner:
     def generators(self, reference: str, block: Block) -> Iterator[tuple[str, str]]:
         if not any(arm in SYNTHETIC_ARMS for arm in block.arms):
             return
-        for key in block.generators or list(self.study.generators):
+        for key in list(self.study.generators) if block.generators is None else block.generators:
             if self.lineage.feeds(reference, key):
                 exposures = block.exposure if self.study.generators[key].trained else ["external"]
                 yield from ((key, exposure) for exposure in exposures)
@@ -136,7 +139,8 @@ class Planner:
         sets += [("synthetic", about, {"synthesize": drawn} | judge)]
         if trained and not about["variant"]:
             autoencoder = {"autoencoder": trained.inputs["autoencoder"]}
-            facts = {key: value for key, value in about.items() if key != "seed" or limited}
+            shared = not limited and trained.config.get("data_share", 1.0) == 1
+            facts = {key: value for key, value in about.items() if key != "seed" or not shared}
             if about["generator"] != next(iter(study.generators)):
                 facts |= {"variant": f"generator={about['generator']}"}
             sets += [("round_trip", facts, autoencoder)]

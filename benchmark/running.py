@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from importlib.metadata import version
 from multiprocessing import get_context, parent_process
@@ -161,7 +162,7 @@ def run_cells(
     told(stage, name) is called after every cell.
     """
     failed: set[str] = set()
-    todo = [cell for cell in cells if store.record(cell) is None]
+    todo = list({cell.digest: cell for cell in cells if store.record(cell) is None}.values())
     for level in sorted({cell.level for cell in todo}):
         ready = []
         for cell in (cell for cell in todo if cell.level == level):
@@ -175,12 +176,17 @@ def run_cells(
                 ready.append(cell)
         by_digest = {cell.digest: cell for cell in ready}
         jobs = [(min(cell.threads, workers), (str(store.home), cell)) for cell in ready]
-        for digest, error, code in BACKENDS[backend](run_one, jobs, workers):
-            if code:
-                raise BadInput(error, code)
-            if error:
-                failed.add(digest)
-            told(by_digest[digest].stage, by_digest[digest].name + (" FAILED" if error else ""))
+        try:
+            for digest, error, code in BACKENDS[backend](run_one, jobs, workers):
+                if code:
+                    raise BadInput(error, code)
+                if error:
+                    failed.add(digest)
+                told(by_digest[digest].stage, by_digest[digest].name + (" FAILED" if error else ""))
+        except BrokenProcessPool:
+            _executor.cache_clear()
+            raise BadInput("a worker was killed from outside, perhaps for memory; the same command goes on, "
+                           "with fewer --workers it needs less", code=1) from None  # fmt: skip
     return [cell for cell in cells if cell.digest in failed]
 
 

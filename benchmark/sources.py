@@ -118,9 +118,13 @@ def files_of(path: Path) -> list[Path]:
     """Every file whose bytes a data set at `path` (folder or CSV) consists of, in a fixed order."""
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
-    with path.open(newline="") as stream:
-        named = [path.parent / row["path"] for row in csv.DictReader(stream) if row.get("path")]
-    return [path, *sorted({file for file in named if file.is_file()})]
+    try:
+        with path.open(newline="") as stream:
+            named = [path.parent / row["path"] for row in csv.DictReader(stream) if row.get("path")]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{path} is not a folder, an npz or a CSV: {error}") from None
+    card = [path.with_suffix(".json")] if path.with_suffix(".json").is_file() else []
+    return [path, *card, *sorted({file for file in named if file.is_file()})]
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -125,7 +125,8 @@ class Study(Frozen):
     @field_validator("backbones", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
-        return [{"name": item} if isinstance(item, str) else item for item in value]
+        items = value if isinstance(value, list) else [value]
+        return [{"name": item} if isinstance(item, str) else item for item in items]
 
     @model_validator(mode="before")
     @classmethod
@@ -143,6 +144,12 @@ class Study(Frozen):
     def _consistent(self) -> "Study":
         if self.name == "cells":
             raise ValueError("name: 'cells' is the folder of the cells; take another name")
+        names = [backbone.name for backbone in self.backbones]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(
+                f"backbones: {twice!r} is named twice; settings of one backbone are compared in two studies"
+            )
         for block in self.grid:
             for name in block.generators or []:
                 if name not in self.generators:

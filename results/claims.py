@@ -31,8 +31,11 @@ COLUMNS = [
 
 
 def replicates(study: Mapping[str, Any]) -> dict[str, int]:
-    """How many trained replicates each generator of a study has, where its `seeds` says fewer than all."""
-    found = {name: _field(each, "seeds") for name, each in (study.get("generators") or {}).items()}
+    """How many trained replicates each generator has, where its `seeds` says fewer than all; 1 if it came ready."""
+    found = {
+        name: 1 if _field(each, "images") or _field(each, "checkpoint") else _field(each, "seeds")
+        for name, each in (study.get("generators") or {}).items()
+    }
     return {name: int(count) for name, count in found.items() if isinstance(count, int)}
 
 

@@ -77,6 +77,28 @@ def test_no_other_image_of_the_target_reaches_any_trained_part(tmp_path: Path, e
         assert exposure == "budget" or any(own not in part.inputs.values() for part in parts if part.stage == "train")
 
 
+def test_work_that_two_generators_share_is_told_for_both(tmp_path: Path) -> None:
+    generators = {"all": SMALL, "own": SMALL | {"train_on": "each"}}
+    cells = cells_of(tmp_path, datasets=["phantom-oct"], generators=generators)
+    for stage in ("classify", "fidelity", "audit", "membership"):
+        one, two = (of(cells, stage, generator=name) for name in generators)
+        assert len(one) == len(two) >= 1 and {c.digest for c in one} == {c.digest for c in two}
+    store = finish(cells, tmp_path / "home", "classify")
+    assert all(store.record(cell) for cell in of(cells, "classify"))
+
+
+def test_filter_sees_no_more_than_the_generator(tmp_path: Path) -> None:
+    generators = {"g": SMALL | {"data_share": 0.25}}
+    cells = cells_of(tmp_path, generators=generators, sampling={"steps": 2, "filter": 0.5})
+    assert {c.inputs["filter"].config["budget"] for c in of(cells, "synthesize")} == {0.25}
+
+
+def test_sets_are_as_large_as_the_blocks_that_draw(tmp_path: Path) -> None:
+    grid = [{"arms": ["real"], "budgets": [0.2, 1.0], "ratios": [5]}, {"arms": ["augmented"], "budgets": [0.2]}]
+    cells = cells_of(tmp_path, generators={"g": SMALL}, grid=grid, arms=["real"], datasets=["phantom-oct"])
+    assert {(c.config["budget"], c.config["ratio"]) for c in of(cells, "synthesize")} == {(0.2, 1.0)}
+
+
 def test_sets_of_one_source_do_not_meet_in_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmark import lineage
 

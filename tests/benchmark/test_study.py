@@ -55,6 +55,8 @@ def test_overrides_reach_nested_keys() -> None:
         ("{name: a, datasets: [x], arms: [reel]}", "'real'"),
         ("{name: a, datasets: [x], size: 30}", "multiple of 8"),
         ("{name: a, datasets: [x], grid: [{generators: [b]}]}", "not one of generalist"),
+        ("{name: a, datasets: [x], backbones: [resnet18, {name: resnet18, lr: 0.1}]}", "'resnet18' is named twice"),
+        ("{name: a, datasets: [x], backbones: 4}", "backbones"),
         ("[1, 2]", "mapping"),
         ("{name: [", "not YAML"),
     ],
