@@ -9,7 +9,7 @@ from benchmark import datasets
 from benchmark.cache import BadInput, Cell, Record, sha256
 from benchmark.recipes import By, Generator
 from benchmark.stages import VERSIONS
-from benchmark.study import SYNTHETIC_ARMS, Backbone, Study
+from benchmark.study import SYNTHETIC_ARMS, Backbone, Block, Study
 
 # Sets made from the same images must not meet in `transfer` (busi is the source of breastmnist, HAM10000 of dermamnist;
 # the three organ sets are views of the same CT volumes).
@@ -41,7 +41,8 @@ class Lineage:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise BadInput(f"datasets: two sets are called {twice!r}; their cards need different names")
-        for field, given in (("external", study.external), ("waive", study.waive)):
+        chosen = [name for block in study.grid for name in block.datasets or []]
+        for field, given in (("external", study.external), ("waive", study.waive), ("grid.datasets", chosen)):
             for name in given:
                 if name not in names and name not in self.references:
                     raise BadInput(f"{field}: {name!r} given; allowed: {', '.join(names)}")
@@ -61,6 +62,10 @@ class Lineage:
             "waived": self.names[reference] in study.waive or reference in study.waive,
         }
         return Cell("split", VERSIONS["split"], config, {}, 1, self.identity[reference])
+
+    def inside(self, block: Block, reference: str) -> bool:
+        """Whether a block of the grid is about this set."""
+        return block.datasets is None or bool({reference, self.names[reference]} & set(block.datasets))
 
     def sight(self, key: str, exposure: str, budget: float, seed: int) -> Sight:
         if not self.study.generators[key].trained:
@@ -167,7 +172,8 @@ class Lineage:
         how: steps, guidance, filter, and perhaps phrasing (of the captions) and limit (images).
         """
         study, generator = self.study, self.study.generators[key]
-        blocks = [block for block in study.grid if block.generators is None or key in block.generators]
+        blocks = [block for block in study.grid if self.inside(block, reference)]
+        blocks = [block for block in blocks if block.generators is None or key in block.generators]
         blocks = [block for block in blocks if sight.exposure in ("external", *block.exposure)]
         blocks = [block for block in blocks if any(arm in SYNTHETIC_ARMS for arm in block.arms)]
         largest = max(max(block.budgets) for block in blocks)

@@ -41,8 +41,9 @@ class Planner:
         for reference in self.lineage.references:
             yield self.lineage.split(reference)
             for block in self.study.grid:
-                yield from self.block(reference, block)
-            yield from self.placebos(reference)
+                if self.lineage.inside(block, reference):
+                    yield from self.block(reference, block)
+                    yield from self.placebos(reference, block)
         for key in self.study.generators:
             if not any(self.lineage.feeds(reference, key) for reference in self.lineage.references):
                 raise BadInput(
@@ -54,17 +55,18 @@ class Planner:
             for budget in block.budgets:
                 for arm in (arm for arm in REAL_ARMS if arm in block.arms):
                     if arm != "real_double" or 2 * budget <= 1:
-                        yield from self.classify(reference, arm, budget, 0, 0.0, seed)
+                        yield from self.classify(reference, block, arm, budget, 0, 0.0, seed)
                 for key, exposure in self.generators(reference, block):
                     yield from self.synthetic(reference, block, key, exposure, budget, seed)
 
     def classify(
-        self, reference: str, arm: str, budget: float, ratio: float, share: float, seed: int,
+        self, reference: str, block: Block, arm: str, budget: float, ratio: float, share: float, seed: int,
         drawn: Cell | None = None, about: Record | None = None,
     ) -> Iterator[Cell]:  # fmt: skip
-        """One arm with every backbone, at the lowest two budgets also with validation cut to the budget."""
+        """One arm with the block's backbones, at the lowest two budgets also with validation cut to the budget."""
         cut = self.study.budget_validation and budget in self.study.budgets[:2]
-        for backbone in self.study.backbones:
+        chosen = [each for each in self.study.backbones if block.backbones is None or each.name in block.backbones]
+        for backbone in (each for each in chosen if each.seeds is None or seed < each.seeds):
             for by_budget in (False, True) if cut else (False,):
                 yield self.lineage.classify(
                     reference, backbone, arm, budget, ratio, share, seed, drawn, about, by_budget=by_budget
@@ -98,7 +100,7 @@ class Planner:
             for arm in (arm for arm in SYNTHETIC_ARMS if arm in block.arms):
                 shares = {"synthetic": [1.0], "augmented": self.study.share}.get(arm, [0.5])
                 for ratio, share in product([1] if arm == "mixed" else block.ratios, shares):
-                    yield from self.classify(reference, arm, budget, ratio, share, seed, drawn, about)
+                    yield from self.classify(reference, block, arm, budget, ratio, share, seed, drawn, about)
 
     def unseen(self, reference: str, key: str, sight: Sight) -> Iterator[Cell]:
         """Label consistency of a wording that the generator was not trained on; it feeds no classifier."""
@@ -116,15 +118,15 @@ class Planner:
         inputs |= {"judge": self.lineage.judge(reference, Sight("full"), 0)}
         yield Cell("fidelity", VERSIONS["fidelity"], config | {"whole": True}, inputs, 1, about)
 
-    def placebos(self, reference: str) -> Iterator[Cell]:
-        if not any("augmented" in block.arms for block in self.study.grid):
+    def placebos(self, reference: str, block: Block) -> Iterator[Cell]:
+        if "augmented" not in block.arms:
             return
         for name in self.study.placebos:
             for seed in range(self.study.seeds):
                 for budget in self.study.lowest:
                     drawn = self.lineage.baseline(reference, name, budget, seed)
                     share, about = self.study.share[0], {"generator": name}
-                    yield from self.classify(reference, "augmented", budget, 1, share, seed, drawn, about)
+                    yield from self.classify(reference, block, "augmented", budget, 1, share, seed, drawn, about)
 
     def judged(self, reference: str, drawn: Cell, about: Record, seed: int, budget: float) -> Iterator[Cell]:
         """Features, fidelity and audit of a synthetic set."""

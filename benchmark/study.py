@@ -40,6 +40,7 @@ class Backbone(Frozen):
     lr: Annotated[float, Field(gt=0, lt=1)] | None = None
     weights: str | None = None  # None = from scratch; hub = timm's own by tag; else a .safetensors or .pth file
     options: dict[str, bool | int | float | str] = {}  # passed to timm, such as stem_width or patch_size
+    seeds: Count | None = None  # the first so many of the study's; None = all
 
 
 class Block(Frozen):
@@ -50,6 +51,8 @@ class Block(Frozen):
     ratios: Annotated[list[Annotated[float, Field(gt=0, le=100)]], Field(min_length=1)] = [1]
     exposure: list[Literal["full", "budget", "transfer"]] = ["full"]
     generators: list[str] | None = None  # None = every generator of the study
+    backbones: list[str] | None = None  # None = every backbone of the study
+    datasets: list[str] | None = None  # None = every data set of the study; generators still learn from all
 
     @field_validator("exposure", mode="before")
     @classmethod
@@ -154,6 +157,9 @@ class Study(Frozen):
             for name in block.generators or []:
                 if name not in self.generators:
                     raise ValueError(f"generator {name!r} is not one of {', '.join(self.generators) or 'none'}")
+            for name in block.backbones or []:
+                if name not in names:
+                    raise ValueError(f"backbone {name!r} is not one of {', '.join(names)}")
         for name in self.generators:
             if name in PLACEBOS or name in ("real", "round_trip"):
                 raise ValueError(f"generator name {name!r} is taken by a control")
