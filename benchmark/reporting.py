@@ -17,7 +17,8 @@ from benchmark.study import Study
 from classifiers.metrics import per_class, score
 from results.claims import contrasts, replicates
 from results.figures import FIGURES, caption, command, draw, write_figure
-from results.multiplier import multiplier_rows
+from results.multiplier import dose_rows, multiplier_rows
+from results.opinions import opinion_rows
 from results.pooling import pool_seeds, pooled_rows
 from results.report import render
 from results.statistics import Jackknives
@@ -76,13 +77,15 @@ class Reporter:
         cells, load = own[own["metric"] == "auroc"], Jackknives(self.load)
         resolved = self.study.model_dump(mode="json")
         generators = replicates(resolved)
+        claims = contrasts(cells, load, resolved)
         pooled = [*pooled_rows(cells, load, generators), *multiplier_rows(cells, load, generators)]
+        pooled += [*dose_rows(cells, load, pooled, generators), *opinion_rows(cells, self.load, claims)]
         others = own["stage"].isin(["synthesize", "fidelity", "audit", "membership"])
         pooled += pool_seeds(own[others | own["group"].str.startswith(("corruption=", "external="))])
         return Results(
             study=resolved,
             table=frame([*records(own), *(row | {"study": self.study.name} for row in pooled)]),
-            claims=contrasts(cells, load, resolved),
+            claims=claims,
             datasets=list(self.datasets()),
             costs=pd.DataFrame(self.costs(), columns=[*COSTS]),
             samples=list(self.samples()),
@@ -149,12 +152,12 @@ class Reporter:
             return np.asarray(arrays["test"], np.float64)
 
     def load(self, digest: str) -> Record:
-        """What the statistics need of one classifier: labels, probabilities, groups, task."""
+        """What the statistics need of one classifier: labels, probabilities, groups, task, classes."""
         cell = self.by_digest[digest]
         prepared = self.prepared(cell.inputs["split"].digest)
         return {
             "labels": prepared.test.labels, "probabilities": self.probabilities(cell),
-            "groups": prepared.test.groups, "task": prepared.card.task,
+            "groups": prepared.test.groups, "task": prepared.card.task, "classes": prepared.card.classes,
         }  # fmt: skip
 
     def costs(self) -> Iterator[Record]:

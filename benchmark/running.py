@@ -17,6 +17,7 @@ from threading import Thread
 from typing import Any, TextIO
 
 import yaml
+from pydantic import ValidationError
 
 from benchmark.cache import BadInput, Cell, Record, Store
 from benchmark.plan import ORDER
@@ -288,7 +289,7 @@ def needed(cells: list[Cell], stage: str) -> list[Cell]:
 def claim_name(folder: Path, study: Study) -> None:
     """Refuse a study folder that holds a different study of the same name."""
     file = folder / "study.yaml"
-    if file.exists() and yaml.safe_load(file.read_text()) != study.model_dump(mode="json"):
+    if file.exists() and not _same(yaml.safe_load(file.read_text()), study):
         raise BadInput(f"{folder} holds a different study named {study.name!r}; give this one another --name")
 
 
@@ -298,3 +299,11 @@ def save_study(folder: Path, study: Study) -> None:
     partial = folder / "study.yaml.partial"
     partial.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
     os.replace(partial, folder / "study.yaml")
+
+
+def _same(kept: Any, study: Study) -> bool:
+    """Whether a kept study file means this study; fields that came later have their defaults."""
+    try:
+        return Study.model_validate(kept).model_dump(mode="json") == study.model_dump(mode="json")
+    except ValidationError:
+        return False

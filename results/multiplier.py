@@ -1,4 +1,4 @@
-"""The data multiplier: how many times the real data would have scored as well."""
+"""What real data synthetic images are worth (the data multiplier), and how many of them do best (the dose)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from results.pooling import Load, Row, Setting, combine, generators_of, images, settings
+from results.pooling import SETTING, Load, Row, Setting, combine, counterpart, generators_of, images, settings
 from results.statistics import Estimate, Jackknives, averaging, difference_interval, patient_covariance
 
 Floats = npt.NDArray[np.float64]
@@ -150,3 +150,75 @@ def _curve(arm: Setting, found: list[Setting]) -> list[Setting]:
     real = [each for each in real if all(each[name] == arm[name] for name in ("dataset", "backbone"))]
     same = [each for each in real if each["variant"] == arm["variant"]]
     return sorted(same or [each for each in real if each["variant"] == ""], key=lambda each: float(each["budget"]))
+
+
+DOSED = ("augmented", "pretrained", "synthetic")
+DOUBLE = 2.0  # times the real data, of the converse
+
+
+def dose_rows(
+    cells: pd.DataFrame, load: Load | Jackknives, worth: list[Row], generators: Mapping[str, int] | None = None
+) -> list[Row]:
+    """Per-seed AUROC rows -> `best_share`, `best_ratio` (each with `_place`) and `ratio_for_double` of each sweep.
+
+    A sweep: settings that differ in share or ratio alone; a share of 0 is the real images. low and high: the doses
+    that do not differ from the best by the t interval. place: -1 and 1 the ends of the range tried, 0 inside, missing
+    where no dose differs from the best. worth: the rows of `multiplier_rows`.
+    """
+    jackknives = load if isinstance(load, Jackknives) else Jackknives(load)
+    found = settings(cells)
+    rows: list[Row] = []
+    for dose in ("share", "ratio"):
+        for sweep in _sweeps(found, dose):
+            rows += _best(sweep, dose, jackknives, generators)
+            if dose == "ratio":
+                rows += _for_double(sweep, worth)
+    return rows
+
+
+def _sweeps(found: list[Setting], dose: str) -> list[list[Setting]]:
+    """Groups of settings that differ in the dose alone, ascending; with real images as share 0."""
+    groups: dict[tuple[str, ...], list[Setting]] = {}
+    for each in found:
+        if each["arm"] in (DOSED if dose == "ratio" else ("augmented",)) and each["generator"]:
+            groups.setdefault(tuple(str(each[name]) for name in SETTING if name != dose), []).append(each)
+    sweeps = [sorted(group, key=lambda each: float(each[dose])) for group in groups.values() if len(group) > 1]
+    if dose == "ratio":
+        return sweeps
+    return [[real, *sweep] if (real := counterpart(sweep[0], found, "real")) else sweep for sweep in sweeps]
+
+
+def _best(sweep: list[Setting], dose: str, jackknives: Jackknives, generators: Mapping[str, int] | None) -> list[Row]:
+    """The dose with the highest mean score, and those that do as well."""
+    seeds = sorted(set.intersection(*(set(each.cells) for each in sweep)))
+    if len(seeds) < 2:
+        return []
+    doses = [0.0 if each["arm"] == "real" else float(each[dose]) for each in sweep]
+    levels = [np.mean([jackknives(each.cells[seed], "auroc").value for seed in seeds]) for each in sweep]
+    if np.isnan(levels).any():
+        return []
+    best = int(np.argmax(levels))
+    gaps = [combine([each, sweep[best]], [1.0, -1.0], seeds, jackknives, "auroc", generators) for each in sweep]
+    equal = [place == best or gap is None or not gap.high < 0 for place, gap in enumerate(gaps)]
+    kept = [each for each, same in zip(doses, equal, strict=True) if same]
+    keys = {**sweep[-1].columns, dose: None, "group": "all", "n_train": sweep[-1].n_train}
+    place = None if all(equal) else -1 if best == 0 else 1 if best == len(sweep) - 1 else 0
+    rows: list[Row] = [keys | {"metric": f"best_{dose}", "value": doses[best], "low": min(kept), "high": max(kept)}]
+    return [*rows, keys | {"metric": f"best_{dose}_place", "value": place}]
+
+
+def _for_double(sweep: list[Setting], worth: list[Row]) -> list[Row]:
+    """The converse: the least ratio at which the images are worth as much real data again; missing where none is."""
+    values = {_key(row): row for row in worth if row["metric"] == "data_multiplier"}
+    mine = [(float(each["ratio"]), values[_key(each.columns)]) for each in sweep if _key(each.columns) in values]
+    if not mine:
+        return []
+    reached = {end: [ratio for ratio, row in mine if float(row[end]) >= DOUBLE] for end in ("value", "low", "high")}
+    ends = {"value": "value", "low": "high", "high": "low"}  # the optimistic end of m gives the smaller ratio
+    numbers = {end: min(reached[of], default=None) for end, of in ends.items()}
+    keys = {**sweep[-1].columns, "ratio": None, "group": "all", "n_train": sweep[-1].n_train}
+    return [keys | {"metric": "ratio_for_double"} | numbers]
+
+
+def _key(row: Mapping[str, object]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in SETTING)

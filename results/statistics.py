@@ -196,9 +196,9 @@ def jackknife(
     labels = np.asarray(labels)
     scores = np.asarray(probabilities, dtype=np.float64)
     scores = np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores
-    patients = _patients(groups, len(labels))
+    patients = patients_of(groups, len(labels))
     if metric == "auroc":
-        parts = [_auroc(truth, column, patients) for truth, column in _one_vs_rest(labels, scores, task)]
+        parts = [_auroc(truth, column, patients) for truth, column in one_vs_rest(labels, scores, task)]
         return _macro(parts, int(patients.max()) + 1)
     if metric not in METRICS:
         raise ValueError(f"metric {metric!r} has no jackknife; allowed are {', '.join(METRICS)}")
@@ -213,7 +213,7 @@ def auroc(truth: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     return _auroc(np.asarray(truth), np.asarray(scores, dtype=np.float64), np.arange(np.size(truth)))[0]
 
 
-def _patients(groups: Sequence[Hashable] | None, n: int) -> Ints:
+def patients_of(groups: Sequence[Hashable] | None, n: int) -> Ints:
     """Patient number of every image, in order of first appearance."""
     if n == 0:
         raise ValueError("no test images")
@@ -225,7 +225,8 @@ def _patients(groups: Sequence[Hashable] | None, n: int) -> Ints:
     return np.array([order.setdefault(group, len(order)) for group in groups], dtype=np.int64)
 
 
-def _one_vs_rest(labels: npt.NDArray[Any], scores: Floats, task: str) -> list[tuple[npt.NDArray[Any], Floats]]:
+def one_vs_rest(labels: npt.NDArray[Any], scores: Floats, task: str) -> list[tuple[npt.NDArray[Any], Floats]]:
+    """The binary problems that macro AUROC is the mean of: truth [N] and score [N] of each; of class 1 for two."""
     if labels.ndim == 2:
         return [(labels[:, k] > 0, scores[:, k]) for k in range(labels.shape[1])]
     if task == "multilabel":
@@ -242,10 +243,7 @@ def _auroc(truth: npt.NDArray[Any], scores: Floats, patients: Ints) -> tuple[flo
     n1, n0 = int(positive.sum()), int((~positive).sum())
     if n1 == 0 or n0 == 0:
         return float("nan"), np.full(count, np.nan)
-    ranks = rankdata(scores)
-    wins = np.empty(len(scores))
-    wins[positive] = ranks[positive] - rankdata(scores[positive])  # negatives below, ties one half
-    wins[~positive] = n1 - (ranks[~positive] - rankdata(scores[~positive]))  # positives above
+    wins = placements(positive, scores)
     total = wins[positive].sum()
     left = total - np.bincount(patients, wins, count) + _inside(positive, scores, patients, count)
     pairs = (n1 - np.bincount(patients[positive], minlength=count)) * (
@@ -253,6 +251,14 @@ def _auroc(truth: npt.NDArray[Any], scores: Floats, patients: Ints) -> tuple[flo
     )
     value = float(total / (n1 * n0))
     return value, np.where(pairs > 0, left / np.maximum(pairs, 1), value)
+
+
+def placements(positive: npt.NDArray[np.bool_], scores: Floats) -> Floats:
+    """Of each positive the negatives below it, of each negative the positives above it, ties one half, float64 [N]."""
+    ranks, wins = rankdata(scores), np.empty(len(scores))
+    wins[positive] = ranks[positive] - rankdata(scores[positive])
+    wins[~positive] = positive.sum() - (ranks[~positive] - rankdata(scores[~positive]))
+    return wins
 
 
 def _inside(positive: npt.NDArray[np.bool_], scores: Floats, patients: Ints, count: int) -> Floats:

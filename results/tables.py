@@ -8,9 +8,13 @@ import pandas as pd
 from results import hypotheses
 from results.curves import predictors_table
 from results.tidy import Results, records
+from results.wording import TIED
 
 SETTING = ["arm", "generator", "exposure", "budget", "ratio", "share", "backbone", "variant"]
 BOUNDS = ("value", "low", "high")
+SPREAD = ("sd_patients", "sd_seeds", "sd_initialisation", "sd_subset", "sd_generator")
+OPINIONS = ("delong_p", "mcnemar_p", "auroc_difference_bootstrap", "wilcoxon_p", "wilcoxon_p_holm")
+PLACES = {-1.0: "the least tried", 0.0: "inside the range", 1.0: "the most tried"}
 FLAGS = {-1: "<", 0: "", 1: ">"}
 CONTROLS = {
     "class_mean": "control to beat", "copies": "lower bound", "mixup": "lower bound", "real": "floor",
@@ -19,22 +23,12 @@ CONTROLS = {
 
 
 def utility(results: Results) -> pd.DataFrame:
-    """Scores pooled over seeds, one row a setting; the best AUROC of a data set and budget is marked."""
+    """Scores pooled over seeds, one row a setting; the best AUROC of a data set and budget is marked,
+    and those that do not differ from it at 5 %."""
     table = results.table[(results.table["stage"] == "classify") & (results.table["group"] == "all")]
-    metrics = ("auroc", "balanced_accuracy", "accuracy")
+    metrics = ("auroc", "balanced_accuracy", "accuracy", TIED)
     wide = widened(table, ["dataset", "image_type", *SETTING], metrics, ("n_train", "n"))
-    order = [
-        "dataset",
-        "backbone",
-        "variant",
-        "budget",
-        "_real",
-        "arm",
-        "generator",
-        "exposure",
-        "ratio",
-        "share",
-    ]
+    order = ["dataset", "backbone", "variant", "budget", "_real", "arm", "generator", "exposure", "ratio", "share"]
     wide = wide.assign(_real=wide["arm"] != "real").sort_values(order, kind="stable", ignore_index=True)
     wide = wide.drop(columns="_real")
     wide.attrs["best"] = ("auroc", ["dataset", "budget", "backbone", "variant"])
@@ -59,6 +53,33 @@ def multiplier(results: Results) -> pd.DataFrame:
         merged[f"censored_{bound}"] = [FLAGS[0 if pd.isna(flag) else int(flag)] for flag in marks]
         merged = merged.drop(columns=name, errors="ignore")
     return merged
+
+
+def dose(results: Results) -> pd.DataFrame:
+    """The best share and ratio of each sweep, with those that do as well; the ratio worth twice the real data."""
+    table = results.table[results.table["stage"] == "classify"]
+    keys = ["dataset", "arm", "generator", "exposure", "budget", "ratio", "share", "backbone", "variant"]
+    names = ("best_share", "best_ratio", "ratio_for_double")
+    wide = widened(table, keys, (*names, "best_share_place", "best_ratio_place"), ())
+    for name in names[:2]:
+        places = wide.pop(f"{name}_place") if f"{name}_place" in wide else pd.Series(dtype="float64")
+        if name in wide and not wide[name].isna().all():
+            words = [PLACES.get(place, "cannot be told") for place in places]
+            wide[f"{name}_is"] = ["" if pd.isna(value) else word for value, word in zip(wide[name], words, strict=True)]
+    return wide.dropna(axis=1, how="all") if len(wide) else wide
+
+
+def spread(results: Results) -> pd.DataFrame:
+    """Standard deviations of one model's AUROC by source."""
+    table = results.table[results.table["stage"] == "classify"]
+    return widened(table, ["dataset", *SETTING], SPREAD, ("n_train",))
+
+
+def opinions(results: Results) -> pd.DataFrame:
+    """Second opinions on each contrast with real data: of one pair of models, by resampling, over data sets."""
+    table = results.table[(results.table["stage"] == "classify") & results.table["metric"].isin(OPINIONS)]
+    keys = ["dataset", *SETTING, "group"]
+    return widened(table.assign(seed=pd.Series(pd.NA, index=table.index, dtype="Int64")), keys, OPINIONS, ("n",))
 
 
 def fidelity(results: Results) -> pd.DataFrame:
@@ -141,10 +162,13 @@ TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
     "costs": costs,
     "datasets": datasets,
     "differences": differences,
+    "dose": dose,
     "fidelity": fidelity,
     "multiplier": multiplier,
+    "opinions": opinions,
     "predictors": predictors_table,
     "privacy": privacy,
+    "spread": spread,
     "utility": utility,
 }
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from results.tidy import missing, rounded
@@ -121,7 +122,9 @@ def times_interval(low: Any, high: Any, low_censored: Any = 0, high_censored: An
 HEADINGS = {
     "arm": "arm", "auroc": "AUROC", "dataset": "data set", "image_type": "image type", "n": "test images",
     "n_train": "real images", "ms_ssim": "MS-SSIM", "p_holm": "p (Holm)", "p_equivalence": "p (equivalence)",
-    "data_multiplier": "times the real data", "text": "verdict", "peak_memory_mb": "peak memory (MB)",
+    "data_multiplier": "times the real data", "sd_seeds": "SD, all seeds", "delong_p": "p (DeLong)",
+    "mcnemar_p": "p (McNemar)", "wilcoxon_p": "p (Wilcoxon)", "wilcoxon_p_holm": "p (Wilcoxon, Holm)",
+    "auroc_difference_bootstrap": "difference, bootstrap", "text": "verdict", "peak_memory_mb": "peak memory (MB)",
     "frechet_efficientnet_lite0": "Fréchet, EfficientNet-Lite0",
     "kernel_efficientnet_lite0": "kernel, EfficientNet-Lite0",
 }  # fmt: skip
@@ -136,27 +139,20 @@ LATEX = {
 
 @dataclass(frozen=True)
 class Printed:
-    """Headings, rows of cells, which columns are numbers, and which (row, column) is best."""
+    """Headings, rows of cells, which columns are numbers, and which (row, column) is best or tied with the best."""
 
     headings: list[str]
     rows: list[list[str]]
     numeric: list[bool]
     best: frozenset[tuple[int, int]]
+    tied: frozenset[tuple[int, int]] = frozenset()
     note: str = ""  # what all rows have in common, where such columns were folded
 
 
+TIED = "versus_best_p"  # the column of p values against the best of a comparison
 FOLDED = (
-    "image_type",
-    "generator",
-    "exposure",
-    "against",
-    "budget",
-    "ratio",
-    "share",
-    "backbone",
-    "variant",
-    "device",
-)
+    "image_type", "generator", "exposure", "against", "budget", "ratio", "share", "backbone", "variant", "device",
+)  # fmt: skip
 
 
 def printed(table: pd.DataFrame, fold: bool = False) -> Printed:
@@ -172,7 +168,8 @@ def printed(table: pd.DataFrame, fold: bool = False) -> Printed:
     names = [name for name in names if name not in same]
     rows = [[_cell(name, row) for name in names] for row in table.to_dict("records")]
     numeric = [pd.api.types.is_numeric_dtype(table[name]) and table[name].dtype != bool for name in names]
-    return Printed([heading(name, table) for name in names], rows, numeric, _best(table, names), note)
+    best = _best(table, names)
+    return Printed([heading(name, table) for name in names], rows, numeric, best, _tied(table, names) - best, note)
 
 
 def heading(name: str, table: pd.DataFrame | None = None) -> str:
@@ -198,13 +195,15 @@ def write_table(table: pd.DataFrame, folder: Path, name: str) -> list[Path]:
 
 
 def markdown(table: Printed) -> str:
-    """A pipe table; the best number of each comparison bold."""
+    """A pipe table; the best number of each comparison bold, those tied with it underlined."""
     if not table.rows:
         return "No rows.\n"
     marks = [" --: " if numeric else " --- " for numeric in table.numeric]
     cells = [[_escaped(cell) for cell in row] for row in table.rows]
     for row, column in table.best:
         cells[row][column] = f"**{cells[row][column]}**"
+    for row, column in table.tied:
+        cells[row][column] = f"<u>{cells[row][column]}</u>"
     lines = [[_escaped(text) for text in table.headings], *cells]
     text = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([text[0], f"|{'|'.join(marks)}|", *text[1:]]) + "\n"
@@ -217,6 +216,8 @@ def latex(table: Printed) -> str:
     cells = [[tex(cell) for cell in row] for row in table.rows]
     for row, column in table.best:
         cells[row][column] = rf"\textbf{{{cells[row][column]}}}"
+    for row, column in table.tied:
+        cells[row][column] = rf"\underline{{{cells[row][column]}}}"
     columns = "".join("r" if numeric else "l" for numeric in table.numeric)
     head = " & ".join(tex(text) for text in table.headings)
     body = [" & ".join(row) + r" \\" for row in cells]
@@ -246,7 +247,7 @@ def _is_bound(name: str, table: pd.DataFrame) -> bool:
     stem, _, end = name.rpartition("_")
     if name in ("low", "high"):
         return "difference" in table
-    return (end in ("low", "high") and stem in table) or name.startswith("censored_")
+    return (end in ("low", "high") and stem in table) or name.startswith("censored_") or name == TIED
 
 
 def _empty(column: "pd.Series[Any]") -> bool:
@@ -281,7 +282,7 @@ def one(name: str, value: Any) -> str:
         return DASH
     if isinstance(value, str):
         return value
-    if stem in ("p", "p_holm", "p_equivalence") or stem.endswith("_p"):
+    if stem in ("p", "p_holm", "p_equivalence") or stem.endswith(("_p", "_p_holm")):
         return p_text(value)
     if stem.endswith(PERCENT):
         return percent(value)
@@ -294,6 +295,15 @@ def one(name: str, value: Any) -> str:
     if stem == "ratio":
         return f"{value:g}"
     return significant(value) if stem.startswith(("frechet", "kernel")) else number(value)
+
+
+def _tied(table: pd.DataFrame, names: list[str]) -> frozenset[tuple[int, int]]:
+    """Those that do not differ from the best at 5 %."""
+    if "best" not in table.attrs or TIED not in table:
+        return frozenset()
+    column = names.index(table.attrs["best"][0]) if table.attrs["best"][0] in names else -1
+    tied = np.flatnonzero(table[TIED].to_numpy(dtype=np.float64) >= 0.05)
+    return frozenset((int(row), column) for row in tied if column >= 0)
 
 
 def _best(table: pd.DataFrame, names: list[str]) -> frozenset[tuple[int, int]]:
