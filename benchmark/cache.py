@@ -68,6 +68,18 @@ class Store:
         """Where the cell's files lie, finished or not."""
         return self.home / "cells" / cell.stage / cell.digest
 
+    def check_writable(self) -> None:
+        """Make the home; raises BadInput where it cannot be written or has no room."""
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            probe = self.home / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise BadInput(f"home {self.home} cannot be written: {error.strerror}; give another --home") from None
+        if shutil.disk_usage(self.home).free < 2**28:
+            raise BadInput(f"home {self.home} has less than 256 MiB free; give another --home")
+
     def record(self, cell: Cell) -> Record | None:
         """The finished cell's `cell.json`, or None."""
         file = self.folder(cell) / "cell.json"

@@ -160,6 +160,7 @@ app = typer.Typer(
     help="Does synthetic data help? A benchmark suite for medical images.\n\nFirst: augury run quick",
 )
 app.add_typer(data, name="data")
+app.add_typer(commands.readers, name="reader-study")
 for command in commands.COMMANDS:
     app.command()(command)
 
@@ -177,6 +178,31 @@ def backbones(
 
         raise BadInput(f"no timm backbone matches {pattern!r}; `augury backbones` lists all")
     typer.echo("\n".join(found))
+
+
+@app.command()
+def distil(
+    teacher: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="TAESD as one safetensors file.")],
+    out: Annotated[Path, typer.Option(help="Folder for the student.")],
+    steps: Annotated[int, typer.Option(min=1)] = 1600,
+    pictures: Annotated[int, typer.Option(min=1, help="Procedural pictures that it is taught on.")] = 16000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Make the autoencoder that ships, from procedural pictures alone (an hour). See generators/augury-ae/README.md"""
+    import torch
+
+    from classifiers.features import efficientnet_lite0_maps
+    from generators.autoencoders import load_taesd, new_tiny
+    from generators.distillation import distil as teach
+
+    def told(step: int, loss: float) -> None:
+        if step % 50 == 0:
+            typer.echo(f"step {step} of {steps}  loss {loss:.4f}")
+
+    torch.manual_seed(seed)
+    student, master = new_tiny(), load_taesd(teacher)
+    teach(master, student, efficientnet_lite0_maps(), steps=steps, pictures=pictures, seed=seed, report=told)
+    student.half().save_pretrained(out, safe_serialization=True)
 
 
 @app.command()

@@ -1,7 +1,6 @@
 """Commands about a study: run and its stages, plan, status, report, export, verify, audit of folders."""
 
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -206,6 +205,55 @@ def verify(study: StudyArg, set_: SetOption = None, home: HomeOption = None, nam
     typer.echo(f"{len(finished)} finished cells match their records; {len(cells) - len(finished)} are not finished")
 
 
+readers = typer.Typer(help="A blinded study with physicians: export the page, score their answers.")
+
+
+@readers.command("export")
+def reader_export(
+    study: StudyArg,
+    out: Annotated[Path, typer.Option(help="The HTML file for readers; the key is written beside it.")],
+    real: Annotated[int, typer.Option(min=1, help="Real pictures, of the test set.")] = 50,
+    synthetic: Annotated[int, typer.Option(min=1, help="Synthetic pictures.")] = 50,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    set_: SetOption = None,
+    home: HomeOption = None,
+    name: NameOption = None,
+) -> None:
+    """Write one offline page for readers, and its key. Example: augury reader-study export quick --out study.html"""
+    from benchmark.exporting import reader_page
+
+    loaded, store, cells = _load(study, set_, home, name)
+    key, sets = reader_page(loaded.name, cells, store, real, synthetic, seed, out)
+    typer.echo(
+        f"{out}: {real} real and {synthetic} synthetic pictures of {sets} data sets; keep {key} from the readers"
+    )
+
+
+@readers.command("score")
+def reader_score(
+    study: StudyArg,
+    answers: Annotated[list[Path], typer.Argument(help="The files that readers saved.")],
+    key: Annotated[Path, typer.Option(help="The key that export wrote.")],
+    set_: SetOption = None,
+    home: HomeOption = None,
+    name: NameOption = None,
+) -> None:
+    """Put the readers' answers into the report. Example: augury reader-study score quick a.json b.json --key k.json"""
+    from benchmark.exporting import keep_answers
+    from benchmark.reporting import Reporter
+    from benchmark.running import claim_name
+
+    loaded, store, cells = _load(study, set_, home, name)
+    folder = store.home / loaded.name
+    claim_name(folder, loaded)
+    keep_answers(folder, key, answers)
+    reporter = Reporter(loaded, store, cells)
+    reporter.write()
+    for row in (row for row in reporter.reader_rows() if not row["dataset"]):
+        typer.echo(f"{row['metric']} {row['group']}: {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})")
+    typer.echo(f"report: {folder / 'report' / 'index.html'}")
+
+
 COMMANDS = (
     run, plan, train, synthesize, fidelity, classify, audit, report, figure, compare, export, status, verify,
 )  # fmt: skip
@@ -252,7 +300,7 @@ def _run(
     _check_backbones(study)
     folder = store.home / study.name
     claim_name(folder, study)
-    _check_writable(store.home)
+    store.check_writable()
     save_study(folder, study)
     wanted = needed(cells, only) if only else cells
     with Told(len({cell.digest for cell in wanted if store.record(cell) is None}), sys.stderr) as told:
@@ -280,17 +328,3 @@ def _check_backbones(study: "Study") -> None:
             check(backbone.name)
         except ValueError as error:
             raise BadInput(str(error)) from None
-
-
-def _check_writable(home: Path) -> None:
-    from benchmark.cache import BadInput
-
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        probe = home / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise BadInput(f"home {home} cannot be written: {error.strerror}; give another --home") from None
-    if shutil.disk_usage(home).free < 2**28:
-        raise BadInput(f"home {home} has less than 256 MiB free; give another --home")

@@ -214,6 +214,8 @@ class Lineage:
         config |= {"arm": arm, "budget": budget, "ratio": float(ratio), "share": share}
         config |= {"backbone": backbone.name, "learning_rate": backbone.lr, "options": backbone.options}
         inputs = {"split": self.split(reference)} | ({"synthesize": drawn} if drawn else {})
+        if backbone.optimiser:
+            config |= {"optimiser": backbone.optimiser}
         if backbone.weights:
             config |= weights_source(backbone.weights)
         if by_budget:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from itertools import product
 
 from benchmark.cache import BadInput, Cell, Record
+from benchmark.datasets import UNSEEN
 from benchmark.lineage import Lineage, Sight, encoder_source
-from benchmark.prompts import UNSEEN
 from benchmark.stages import VERSIONS
 from benchmark.study import REAL_ARMS, SYNTHETIC_ARMS, Block, Study
 

@@ -14,12 +14,13 @@ from benchmark.cache import BadInput, Cell, Record, Store, write_json
 from benchmark.running import versions
 from benchmark.stages import split, synthesize
 from benchmark.study import Study
-from classifiers.metrics import per_class, score
+from classifiers.metrics import per_class, reliability, score
 from results.claims import contrasts, replicates
 from results.figures import FIGURES, caption, command, draw, write_figure
 from results.multiplier import dose_rows, multiplier_rows
 from results.opinions import opinion_rows
 from results.pooling import pool_seeds, pooled_rows
+from results.reader import reader_rows
 from results.report import render
 from results.statistics import Jackknives
 from results.tidy import Results, frame, records, write
@@ -81,10 +82,10 @@ class Reporter:
         pooled = [*pooled_rows(cells, load, generators), *multiplier_rows(cells, load, generators)]
         pooled += [*dose_rows(cells, load, pooled, generators), *opinion_rows(cells, self.load, claims)]
         others = own["stage"].isin(["synthesize", "fidelity", "audit", "membership"])
-        pooled += pool_seeds(own[others | own["group"].str.startswith(("corruption=", "external="))])
+        pooled += pool_seeds(own[others | own["group"].str.contains("=", regex=False)])
         return Results(
             study=resolved,
-            table=frame([*records(own), *(row | {"study": self.study.name} for row in pooled)]),
+            table=frame([*records(own), *(row | {"study": self.study.name} for row in pooled), *self.reader_rows()]),
             claims=claims,
             datasets=list(self.datasets()),
             costs=pd.DataFrame(self.costs(), columns=[*COSTS]),
@@ -92,6 +93,7 @@ class Reporter:
             neighbours=list(self.neighbours()),
             distances=list(self.distances()),
             manifest=self.manifest(),
+            calibration=list(self.calibration()),
         )
 
     def of(self, stage: str) -> list[Cell]:
@@ -112,6 +114,15 @@ class Reporter:
             for row in json.loads((self.store.verify(cell) / "rows.json").read_text()):
                 keys = self.keys(cell) | {key: value for key, value in row.items() if value != ""}
                 yield {"group": "all"} | keys
+
+    def reader_rows(self) -> list[Record]:
+        """What physicians answered, where they were asked."""
+        kept = self.folder / "readers"
+        if not (kept / "key.json").is_file():
+            return []
+        answers = [json.loads(file.read_text()) for file in sorted(kept.glob("answers-*.json"))]
+        rows = reader_rows(json.loads((kept / "key.json").read_text()), answers)
+        return [row | {"study": self.study.name} for row in rows]
 
     def classifier_rows(self, cell: Cell) -> Iterator[Record]:
         """All metrics over the test set, by class, and AUROC by every column of the data set."""
@@ -202,6 +213,24 @@ class Reporter:
             if "train" in cell.inputs:
                 first.setdefault((cell.about["dataset"], cell.about["generator"]), cell)
         return list(first.values())
+
+    def calibration(self) -> Iterator[Record]:
+        """Confidence and share right of real and augmented at the lowest budget, first backbone, over all seeds."""
+        arms: dict[tuple[str, str, str], list[Cell]] = {}
+        first = next(iter(self.study.generators), "")
+        for cell in self.of("classify"):
+            about = cell.about
+            plain = about["backbone"] == self.study.backbones[0].name and not about.get("variant")
+            own = about["arm"] == "real" or (about["arm"] == "augmented" and about.get("generator") == first)
+            if plain and own and about["budget"] == self.study.budgets[0] and about.get("exposure") in (None, "full"):
+                key = (str(about["dataset"]), str(about["arm"]), str(about.get("generator") or ""))
+                arms.setdefault(key, []).append(cell)
+        for (dataset, arm, generator), cells in arms.items():
+            kept = [self.load(cell.digest) for cell in cells]
+            labels, found = (np.concatenate([each[key] for each in kept]) for key in ("labels", "probabilities"))
+            confidence, accuracy = reliability(labels, found, str(kept[0]["task"]))
+            yield {"dataset": dataset, "arm": arm, "generator": generator, "budget": self.study.budgets[0],
+                   "confidence": confidence, "accuracy": accuracy}  # fmt: skip
 
     def samples(self) -> Iterator[Record]:
         for cell in self.generated():

@@ -34,10 +34,11 @@ class Classifier(Frozen):
 
 
 class Backbone(Frozen):
-    """A timm architecture; lr (per step) replaces the default of classifiers/backbones.py."""
+    """A timm architecture; lr (per step) and optimiser replace the defaults of classifiers/backbones.py."""
 
     name: str  # with a tag, as in resnet18.a1_in1k, where weights is hub
     lr: Annotated[float, Field(gt=0, lt=1)] | None = None
+    optimiser: Literal["adamw", "sgd"] | None = None
     weights: str | None = None  # None = from scratch; hub = timm's own by tag; else a .safetensors or .pth file
     options: dict[str, bool | int | float | str] = {}  # passed to timm, such as stem_width or patch_size
     seeds: Count | None = None  # the first so many of the study's; None = all

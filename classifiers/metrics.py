@@ -83,6 +83,19 @@ def calibration_error(right: NDArray[np.bool_], confidence: NDArray[np.float64])
     return float(sum(abs(right[part].mean() - confidence[part].mean()) * len(part) for part in bins) / len(right))
 
 
+def reliability(
+    labels: Labels, probabilities: Probabilities, task: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean confidence of the decision and share right, each float64 [bins], in bins of equal mass, ascending."""
+    truth, chosen = indicator(labels, probabilities, task), _chosen(probabilities, task)
+    if task == "multilabel":
+        right, confidence = (truth == chosen).ravel(), np.maximum(probabilities, 1 - probabilities).ravel()
+    else:
+        right, confidence = (truth & chosen).any(1), probabilities.max(1)
+    bins = [part for part in np.array_split(np.argsort(confidence, kind="stable"), BINS) if len(part)]
+    return np.array([confidence[part].mean() for part in bins]), np.array([right[part].mean() for part in bins])
+
+
 def quadratic_kappa(labels: Labels, chosen: Labels, classes: int) -> float:
     """Cohen's kappa with weights (i - j)^2, in [-1, 1]; NaN where labels and decisions are all one class."""
     grades = np.arange(classes)

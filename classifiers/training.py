@@ -22,6 +22,7 @@ class Settings:
     batch: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
+    optimiser: str = "adamw"  # adamw | sgd, with Nesterov momentum 0.9
     warmup: int = 10
     shift: int = 2
     flip: bool = True
@@ -59,12 +60,7 @@ def fit(
     device = next(model.parameters()).device
     streams = [_stream(len(pool.images), rng) for pool in pools]
     counts = _split_batch(settings.batch, [pool.share for pool in pools])
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=device.type != "mps",
-    )
+    optimiser = _optimiser(model, settings)
     stops = {round(settings.steps * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
     best, kept, curve = -np.inf, None, []
 
@@ -184,6 +180,14 @@ def distort(batch: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     columns = torch.arange(width)[None, :] - torch.from_numpy(left)[:, None]
     inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
     return batch.masked_fill(inside[:, None].to(batch.device), 0.0)
+
+
+def _optimiser(model: torch.nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=rate, weight_decay=decay, momentum=0.9, nesterov=True)
+    fused = next(model.parameters()).device.type != "mps"
+    return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=fused)
 
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor, task: str) -> torch.Tensor:

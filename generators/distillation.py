@@ -3,7 +3,7 @@
 Dead leaves (Lee, Mumford & Huang 2001; used for learning features by Baradad et al. 2021, arXiv 2106.05963): random
 ellipses that hide one another, here soft or sharp, textured with 1/f^b noise, tinted, shaded and speckled, some seen
 through a round aperture, half of them grey. `python -m generators.distillation` writes the vocabulary,
-`python -m benchmark.distil` the autoencoder.
+`augury distil` the autoencoder.
 """
 
 import json

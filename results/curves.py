@@ -1,4 +1,6 @@
-"""What real data it was worth, and what fidelity cost and brought: pure functions -> Figure, None without data."""
+"""What it was worth, what it cost, what changed it, what readers saw: Results -> Figure, None without data."""
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -7,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from results.charts import panels
-from results.tidy import GREY, LOOKS, PLACEBOS, SPARE, Results, missing, plain, records, with_images
+from results.tidy import GREY, LOOKS, PLACEBOS, SPARE, Results, look, missing, plain, records, with_images
 from results.wording import heading, number, percent
 
 MEASURES = ("frechet", "kernel", "precision", "recall", "density", "coverage", "vendi", "ms_ssim", "label_consistency",
@@ -138,3 +140,138 @@ def predictors_table(results: Results) -> pd.DataFrame:
     parts = pairs.groupby("measure")
     rows = [{"measure": measure, "rho": spearman(part), "pairs": len(part)} for measure, part in parts]
     return pd.DataFrame(rows, columns=["measure", "rho", "pairs"])
+
+
+def reader(results: Results) -> Figure | None:
+    """How often readers were right, and their marks by source, with intervals."""
+    table = results.table[(results.table["stage"] == "reader") & (results.table["dataset"] == "")]
+    right = records(table[table["metric"] == "reader_accuracy"])
+    if not right:
+        return None
+    marks = records(table[table["group"].str.startswith("source=")].sort_values(["metric", "group"], kind="stable"))
+    figure, axes = panels(2, 2, 4.2, 0.9 + 0.35 * max(4, len(right)))
+    for place, row in enumerate(right):
+        _mark(axes[0], place, row, LOOKS["augmented"].colour)
+    for place, row in enumerate(marks):
+        _mark(axes[1], place, row, GREY if row["group"] == "source=real" else LOOKS["synthetic"].colour)
+    names = [str(row["group"]).removeprefix("reader=") for row in right]
+    axes[0].set_yticks(range(len(right)), ["all readers" if name == "all" else name for name in names])
+    names = [f"{row['metric'].removeprefix('reader_')}, {row['group'].removeprefix('source=')}" for row in marks]
+    axes[1].set_yticks(range(len(marks)), names)
+    axes[0].axvline(0.5, color=GREY, lw=1, ls=":")
+    axes[0].set(xlim=(0, 1), title="told real from synthetic", xlabel="share of pictures, chance 0.5")
+    axes[1].set(xlim=(1, 5), title="marks", xlabel="1 = not at all, 5 = fully")
+    for axis, shown in zip(axes, (right, marks), strict=True):
+        axis.set_ylim(len(shown) - 0.5, -0.5)
+    return figure
+
+
+def reliability(results: Results) -> Figure | None:
+    """A panel a data set at the lowest budget: share right against confidence, in bins of equal mass."""
+    names = [name for name in results.names if any(each["dataset"] == name for each in results.calibration)]
+    if not names:
+        return None
+    figure, axes = panels(len(names), 4, 2.9, 3.0)
+    for axis, name in zip(axes, names, strict=True):
+        axis.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
+        for each in (each for each in results.calibration if each["dataset"] == name):
+            found = look(each["arm"], each["generator"])
+            face = found.colour if found.filled else "white"
+            axis.plot(each["confidence"], each["accuracy"], color=found.colour, marker=found.marker, ms=4, mfc=face,
+                      lw=1.4, label=found.label)  # fmt: skip
+        low = min(float(min(each["confidence"])) for each in results.calibration)
+        axis.set(xlim=(min(low, 0.5), 1.02), ylim=(0, 1.05), title=name, xlabel="confidence")
+    axes[0].set_ylabel("share right")
+    axes[0].legend(loc="lower right", fontsize=8)
+    return figure
+
+
+ABLATED = {"data_share": "share of the images seen", "sets": "data sets seen", "detail": "detail of captions",
+           "phrasings": "phrasings", "caption_noise": "share of wrong captions", "images_seen": "images seen",
+           "balance": "balance of sets"}  # fmt: skip
+
+
+def ablations(results: Results) -> Figure | None:
+    """A column a field in which generators differ from the first alone: Fréchet distance above, gain below."""
+    swept = _ablated(results)
+    table = results.table[results.table["seed"].isna() & (results.table["variant"] == "")]
+    fidelity = table[(table["stage"] == "fidelity") & table["metric"].str.startswith("frechet")]
+    gains = plain(results, table[(table["metric"] == "auroc_difference") & (table["arm"] == "augmented")])
+    gains = gains[gains["budget"] == gains["budget"].min()]
+    if not swept or fidelity.empty:
+        return None
+    figure, axes = panels(2 * len(swept), len(swept), 3.4, 2.7)
+    first_space = fidelity["metric"].iloc[0]
+    rows = ((fidelity[fidelity["metric"] == first_space], "Fréchet distance"), (gains, "gain in AUROC"))
+    for place, (values, label) in enumerate(rows):
+        for column, (field, chosen) in enumerate(swept.items()):
+            axis = axes[place * len(swept) + column]
+            for spot, name in enumerate(results.names):
+                mine = values[values["dataset"] == name].drop_duplicates("generator").set_index("generator")["value"]
+                shown = [(i, mine[key]) for i, (key, _) in enumerate(chosen) if key in mine]
+                colour = SPARE[spot % len(SPARE)]
+                axis.plot(*zip(*shown, strict=True), "o-", color=colour, lw=1.2, ms=4, label=name) if shown else None
+            axis.set_xticks(range(len(chosen)), [str(value) for _, value in chosen])
+            axis.set_xlabel(ABLATED[field])
+            if place:
+                axis.axhline(0, color=GREY, lw=1)
+        axes[place * len(swept)].set_ylabel(label)
+    axes[0].legend(fontsize=7.5)
+    return figure
+
+
+def _ablated(results: Results) -> dict[str, list[tuple[str, Any]]]:
+    """Field -> generators that differ from the first in it alone, with their values, ascending."""
+    given = {
+        name: {key: each.get(key) for key in ABLATED} | {"sets": _sets(each.get("train_on"), len(results.names))}
+        for name, each in (results.study.get("generators") or {}).items()
+        if isinstance(each, dict) and not (each.get("images") or each.get("checkpoint"))
+    }
+    if len(given) < 2:
+        return {}
+    base_name, base = next(iter(given.items()))
+    swept: dict[str, list[tuple[str, Any]]] = {}
+    for name, fields in given.items():
+        changed = [key for key in ABLATED if fields[key] != base[key]]
+        if len(changed) == 1:
+            swept.setdefault(changed[0], [(base_name, base[changed[0]])]).append((name, fields[changed[0]]))
+    return {key: sorted(chosen, key=lambda item: (str(type(item[1])), item[1])) for key, chosen in swept.items()}
+
+
+def _sets(train_on: Any, whole: int) -> int:
+    return len(train_on) if isinstance(train_on, list) else 1 if train_on == "each" else whole
+
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def cost(results: Results) -> Figure | None:
+    """Time of a generator and its sets against the gain that they brought at the lowest budget, of two or more."""
+    costs = results.costs
+    gains = results.table[(results.table["metric"] == "auroc_difference") & results.table["seed"].isna()]
+    gains = plain(results, gains[(gains["arm"] == "augmented") & ~gains["generator"].isin(PLACEBOS)])
+    gains = gains[gains["budget"] == gains["budget"].min()]
+    if costs.empty or gains["generator"].nunique() < 2:
+        return None
+    spent = costs[costs["stage"].isin(["autoencoder", "train", "synthesize"])].drop_duplicates("cell")
+    seconds = spent.groupby("generator")["seconds"].sum()
+    figure, (axis,) = panels(1, 1, 6.4, 3.4)
+    names = [name for name in results.names if name in set(gains["dataset"])]
+    generators = [name for name in results.generators if name in seconds]
+    for row in records(gains[gains["generator"].isin(generators)]):
+        colour, marker = names.index(row["dataset"]) % len(SPARE), generators.index(row["generator"]) % len(MARKERS)
+        axis.plot(seconds[row["generator"]] / 60, row["value"], MARKERS[marker], color=SPARE[colour])
+    for place, name in enumerate(names):
+        axis.plot([], [], "o", color=SPARE[place % len(SPARE)], label=name)
+    for place, name in enumerate(generators):
+        axis.plot([], [], MARKERS[place % len(MARKERS)], color=GREY, mfc="white", label=name)
+    axis.axhline(0, color=GREY, lw=1)
+    axis.set(xlabel="minutes of computing, all seeds", ylabel="gain in AUROC", xlim=(0, None))
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _mark(axis: Axes, place: int, row: dict[str, Any], colour: str) -> None:
+    if not missing(row["low"]):
+        axis.plot([row["low"], row["high"]], [place, place], color=colour, lw=1.6)
+    axis.plot([row["value"]], [place], "o", color=colour)

@@ -105,6 +105,34 @@ def say_distance_histogram(results: Results) -> str:
     return f"Share of synthetic images at or below the threshold: {listed(shares)}.{level}"
 
 
+def say_reliability(results: Results) -> str:
+    """How to read it."""
+    return (
+        "Share of decisions that were right against the confidence in them, all seeds at the lowest budget, in fifteen "
+        "bins of equal mass; below the dotted line a classifier is surer than it may be."
+    )
+
+
+def say_ablations(results: Results) -> str:
+    """How to read it."""
+    return (
+        "Generators that differ from the first in one field alone: Fréchet distance (lower is closer) and, at the "
+        "lowest budget, the gain in AUROC of adding their images. Means over seeds; intervals stand in the tables."
+    )
+
+
+def say_cost(results: Results) -> str:
+    """How to read it."""
+    return "Minutes to train a generator and draw its sets, all seeds, against the gain at the lowest budget."
+
+
+def say_reader(results: Results) -> str:
+    """Accuracy of all readers."""
+    table = results.table[(results.table["metric"] == "reader_accuracy") & (results.table["dataset"] == "")]
+    row = records(table[table["group"] == "all"])[0]
+    return f"Readers told real from synthetic in {percent(row['value'], 0)} of {int(row['n'])} pictures. Bars are 95 %."
+
+
 def _below(entry: dict[str, Any]) -> float:
     return float(sum(d <= entry["threshold"] for d in entry["synthetic"]) / len(entry["synthetic"]))
 
@@ -281,6 +309,8 @@ def _triples(axes: list[Axes], row: dict[str, Any]) -> None:
 
 
 FIGURES: dict[str, Entry] = {
+    "ablations": Entry(curves.ablations, say_ablations, "What changes of the generator did"),
+    "cost": Entry(curves.cost, say_cost, "Cost against utility"),
     "differences": Entry(charts.differences, say_differences, "Differences from real data alone"),
     "distance_histogram": Entry(charts.distance_histogram, say_distance_histogram, "Nearest-neighbour distances"),
     "fidelity": Entry(charts.fidelity, say_fidelity, "Fidelity and diversity beside their controls"),
@@ -288,6 +318,8 @@ FIGURES: dict[str, Entry] = {
     "multiplier": Entry(curves.multiplier, say_multiplier, "What it was worth in real data"),
     "nearest_neighbours": Entry(nearest_neighbours, say_nearest_neighbours, "Nearest neighbours", True),
     "predictors": Entry(curves.predictors, say_predictors, "Which measure predicts utility"),
+    "reader": Entry(curves.reader, say_reader, "What readers saw"),
+    "reliability": Entry(curves.reliability, say_reliability, "Reliability of the classifiers"),
     "sample_grid": Entry(sample_grid, say_sample_grid, "Real and synthetic images", True),
     "sweep": Entry(curves.sweep, say_sweep, "Sampling settings: fidelity against diversity"),
 }

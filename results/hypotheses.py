@@ -12,6 +12,8 @@ from results.answers import multiplier_of, multiplier_rows_of
 from results.tidy import Results, headline, records
 from results.wording import DASH, absent, duration, listed, number, percent, significant
 
+TOLD = 0.6  # share of pictures that readers may tell apart
+MARK = 0.5  # by which synthetic pictures may be marked lower, on scales from 1 to 5
 UNTESTED = "not tested"
 COPIES = 0.05  # excess of copies below which images are called distinct
 MATCH = 0.1  # of the specialists' distance: no more than this above it is called as good
@@ -28,8 +30,7 @@ class Claim(NamedTuple):
 
 def hypotheses(results: Results) -> list[Claim]:
     """H1 to H7 in order."""
-    return [generalist(results), realistic(), distinct(results), scarce(results), double(results), compute(results),
-            memorising(results)]  # fmt: skip
+    return [judge(results) for judge in (generalist, realistic, distinct, scarce, double, compute, memorising)]
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -106,8 +107,23 @@ def _no_farther(mine: tuple[float, float, float], theirs: tuple[float, float, fl
     return "supported" if upper <= margin else "contradicted" if lower > margin else "undecided"
 
 
-def realistic() -> Claim:
-    return Claim("H2 Physicians find the images realistic and true to the text", "a reader study", DASH, UNTESTED)
+def realistic(results: Results) -> Claim:
+    """H2: readers' accuracy, and synthetic minus real in realism and in agreement with the text."""
+    claim = "H2 Physicians find the images realistic and true to the text"
+    rule = f"told from real ones in at most {TOLD:.0%}, both marks at most {MARK} of 4 lower, with 95 % confidence"
+    table = results.table[(results.table["stage"] == "reader") & (results.table["dataset"] == "")]
+    found = {str(row["metric"]): row for row in records(table[table["group"] == "all"])}
+    gaps = [found[name] for name in ("reader_realism_gap", "reader_agreement_gap") if name in found]
+    if "reader_accuracy" not in found or len(gaps) < 2:
+        return Claim(claim, rule, DASH, f"{UNTESTED}: no reader study")
+    accuracy = found["reader_accuracy"]
+    marks = [f"{name} {number(row['value'], 2, sign=True)}" for name, row in
+             zip(("realism", "agreement"), gaps, strict=True)]  # fmt: skip
+    text = f"told apart in {percent(accuracy['value'], 0)} (to {percent(accuracy['high'], 0)}); {listed(marks)}"
+    if accuracy["high"] <= TOLD and all(row["low"] >= -MARK for row in gaps):
+        return Claim(claim, rule, text, "supported")
+    wrong = accuracy["low"] > TOLD or any(row["high"] < -MARK for row in gaps)
+    return Claim(claim, rule, text, "contradicted" if wrong else "undecided")
 
 
 def distinct(results: Results) -> Claim:

@@ -122,6 +122,21 @@ def _audit_order(table: pd.DataFrame) -> list[str]:
     ]
 
 
+def robustness(results: Results) -> pd.DataFrame:
+    """AUROC on corrupted and external test images and in subgroups, beside that of the whole test set."""
+    table = results.table[(results.table["stage"] == "classify") & (results.table["metric"] == "auroc")]
+    apart = table[table["group"].str.contains("=", regex=False)]
+    keys = ["dataset", *SETTING]
+    whole = table[table["dataset"].isin(set(apart["dataset"])) & (table["group"] == "all")]
+    return widened(pd.concat([whole, apart]), [*keys, "group"], ("auroc",), ("n",))
+
+
+def readers(results: Results) -> pd.DataFrame:
+    """What physicians answered: accuracy against one half, marks from 1 to 5 by source, agreement between readers."""
+    table = results.table[results.table["stage"] == "reader"]
+    return widened(table, ["dataset", "group"], _metrics(table), ("n",))
+
+
 def datasets(results: Results) -> pd.DataFrame:
     """What went in: sizes of the splits, classes, licence, what the leakage check reported."""
     rows = [
@@ -168,6 +183,8 @@ TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
     "opinions": opinions,
     "predictors": predictors_table,
     "privacy": privacy,
+    "readers": readers,
+    "robustness": robustness,
     "spread": spread,
     "utility": utility,
 }

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,6 +102,8 @@ class Results:
     ]  # dataset, generator, synthetic, nearest_train, nearest_heldout, d_train, d_heldout
     distances: list[dict[str, Any]]  # dataset, generator, synthetic [M], heldout [n], planted {kind: [..]}, threshold
     manifest: dict[str, Any]  # versions, commands, seeds, digest
+    calibration: list[dict[str, Any]] = field(default_factory=list)
+    # dataset, arm, generator, budget, confidence and accuracy by bin
 
     def pooled(self, stage: str, metric: str, group: str | None = "all") -> pd.DataFrame:
         """Finished rows pooled over seeds of one metric, one group or (None) all groups."""

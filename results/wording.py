@@ -122,7 +122,9 @@ def times_interval(low: Any, high: Any, low_censored: Any = 0, high_censored: An
 HEADINGS = {
     "arm": "arm", "auroc": "AUROC", "dataset": "data set", "image_type": "image type", "n": "test images",
     "n_train": "real images", "ms_ssim": "MS-SSIM", "p_holm": "p (Holm)", "p_equivalence": "p (equivalence)",
-    "data_multiplier": "times the real data", "sd_seeds": "SD, all seeds", "delong_p": "p (DeLong)",
+    "data_multiplier": "times the real data", "sd_seeds": "SD, all seeds",
+    "sd_patients": "SD, patients", "sd_initialisation": "SD, initialisation",
+    "sd_subset": "SD, subset", "sd_generator": "SD, generator", "delong_p": "p (DeLong)",
     "mcnemar_p": "p (McNemar)", "wilcoxon_p": "p (Wilcoxon)", "wilcoxon_p_holm": "p (Wilcoxon, Holm)",
     "auroc_difference_bootstrap": "difference, bootstrap", "text": "verdict", "peak_memory_mb": "peak memory (MB)",
     "frechet_efficientnet_lite0": "Fréchet, EfficientNet-Lite0",

@@ -1,9 +1,10 @@
 """`make bench`: what a user waits for, and ratios to what they would pick instead; prints, never fails.
 
-python tests/bench.py [quick] [generator] [--home DIR]     # by default all parts
+python tests/bench.py [quick] [generator] [grid] [statistics] [--home DIR]     # by default all parts
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -107,7 +108,143 @@ def usual_training(pipeline: Any, images: Any, captions: list[str], steps: int) 
         optimiser.step()
 
 
-PARTS = {"quick": quick, "generator": generator}
+def grid(home: Path) -> None:
+    """24 classifiers, in a study and each as a process of its own that reads image files."""
+    for size, wanted in ((32, "1.5"), (64, "1.1")):
+        given = {
+            "name": f"grid-{size}", "size": size, "datasets": ["phantom-microscopy", "phantom-dermoscopy"],
+            "phantom_images": 1000, "arms": ["real", "real_strong"], "budgets": [0.05, 0.25, 1.0], "seeds": 2,
+            "classifier": {"steps": 50}, "generators": {}, "placebos": [], "audit_pool": 0.0,
+        }  # fmt: skip
+        file = home / f"grid-{size}.yaml"
+        file.write_text(json.dumps(given))
+        ours = seconds(augury("run", str(file), "--home", str(home)))
+        scores, theirs = zip(*(folder_loop(cell, home, size) for cell in classifiers(file, home)), strict=True)
+        gaps = np.array([mine - other for mine, other in scores])
+        show(f"24 classifiers at {size} px, a study with its report", ours, "s", "")
+        show("times faster than one process each on image files", sum(theirs) / ours, "x", wanted)
+        show("AUROC, mean difference", gaps.mean(), "", f"± {1.96 * gaps.std(ddof=1) / len(gaps) ** 0.5:.3f}")
+        show("share of training outside forward, backward and update", outside(size), "", "under 0.15")
+
+
+def classifiers(file: Path, home: Path) -> list[Any]:
+    from benchmark.plan import plan
+    from benchmark.study import load_study
+
+    return [cell for cell in plan(load_study(str(file))) if cell.stage == "classify"]
+
+
+def folder_loop(cell: Any, home: Path, size: int) -> tuple[tuple[float, float], float]:
+    """The AUROC of a finished cell and of the usual loop on the same images, and the loop's seconds."""
+    from PIL import Image
+
+    from benchmark.cache import Store
+    from benchmark.stages import split
+    from classifiers.metrics import score
+
+    store = Store(home)
+    prepared = split.read(store.verify(cell.inputs["split"]))
+    rows = prepared.budget(cell.config["budget"], cell.config["seed"])
+    folder = Path(tempfile.mkdtemp())
+    parts = {"train": (prepared.train, rows), "validation": (prepared.validation, None), "test": (prepared.test, None)}
+    for name, (part, chosen) in parts.items():
+        for i in range(len(part.images)) if chosen is None else chosen:
+            place = folder / name / f"{part.labels[i]:02d}"
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(part.images[i]).save(place / f"{i}.png")
+    command = [
+        sys.executable,
+        "tests/folder_loop.py",
+        str(folder),
+        "--size",
+        str(size),
+        "--seed",
+        str(cell.about["seed"]),
+    ]
+    command += ["--strong"] if cell.config["arm"] == "real_strong" else []
+    start = time.monotonic()
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
+    taken = time.monotonic() - start
+    with np.load(store.verify(cell) / "predictions.npz") as kept:
+        mine = score(prepared.test.labels, kept["test"], prepared.card.task)["auroc"]
+    return (mine, float(json.loads(done.stdout)["auroc"])), taken
+
+
+def outside(size: int) -> float:
+    """Share of a classifier's training that is neither forward, backward nor the optimiser's step."""
+    import torch
+
+    from classifiers.backbones import create
+    from classifiers.training import Pool, Settings, fit
+
+    inside = 0.0
+
+    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **named: Any) -> Any:
+            nonlocal inside
+            start = time.monotonic()
+            result = call(*arguments, **named)
+            inside += time.monotonic() - start
+            return result
+
+        return run
+
+    rng = np.random.default_rng(0)
+    pool = Pool(rng.integers(0, 255, (1000, size, size, 3), dtype=np.uint8), rng.integers(0, 4, 1000), 1.0)
+    model = create("resnet18", 4, size, 0)
+    kept = torch.Tensor.backward, torch.optim.AdamW.step
+    model.forward = timed(model.forward)
+    torch.Tensor.backward, torch.optim.AdamW.step = timed(kept[0]), timed(kept[1])  # type: ignore[method-assign]
+    whole = seconds(lambda: fit(model, [pool], pool, "multiclass", Settings(steps=50, select="last"), seed=0))
+    torch.Tensor.backward, torch.optim.AdamW.step = kept  # type: ignore[method-assign]
+    return 1 - inside / whole
+
+
+def statistics(home: Path) -> None:
+    """A study of 2,000 classifiers: how long it takes to plan, to find finished, to count."""
+    from benchmark.plan import plan
+    from benchmark.study import Study
+
+    budgets = [0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0]
+    arms = ["real", "synthetic", "mixed", "augmented", "pretrained"]
+    given = {"name": "large", "datasets": ["phantoms"], "arms": arms, "budgets": budgets, "seeds": 5, "placebos": []}
+    cells: list[Any] = []
+    show("planning", seconds(lambda: cells.extend(plan(Study.model_validate(given)))), "s", "under 5")
+    show("its classifiers", sum(cell.stage == "classify" for cell in cells), "", "")
+    show("tables of 2,000 classifiers with 1,000 test images", seconds(lambda: counted(2000, 1000)), "s", "under 60")
+
+
+def counted(classifiers: int, images: int) -> None:
+    """All statistics of made-up predictions: 10 sets, 10 seeds, 4 budgets, 5 arms."""
+    from results.claims import contrasts
+    from results.multiplier import dose_rows, multiplier_rows
+    from results.opinions import opinion_rows
+    from results.pooling import pooled_rows
+    from results.statistics import Jackknives
+    from results.tidy import frame
+
+    rng = np.random.default_rng(0)
+    labels, rows, kept = rng.integers(0, 4, images), [], {}
+    for i in range(classifiers):
+        arm, budget, seed, place = i % 5, i // 5 % 4, i // 20 % 10, i // 200
+        scores = rng.normal(size=(images, 4)) + (1 + 0.3 * budget) * np.eye(4)[labels]
+        probabilities = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+        kept[str(i)] = {"labels": labels, "probabilities": probabilities, "groups": None, "task": "multiclass"}
+        name = ("real", "synthetic", "mixed", "augmented", "pretrained")[arm]
+        rows.append({
+            "stage": "classify", "dataset": f"set{place}", "arm": name, "generator": "g" if arm else "",
+            "budget": (0.01, 0.1, 0.5, 1.0)[budget], "ratio": float(arm > 0), "share": 0.5, "seed": seed,
+            "backbone": "b", "group": "all", "metric": "auroc", "value": 0.5, "cell": str(i), "n_train": 10,
+        })  # fmt: skip
+    cells, load = frame(rows), kept.__getitem__
+    study = {"backbones": ["b"], "generators": {"g": {"seeds": "all"}}}
+    jackknives = Jackknives(load)
+    claims = contrasts(cells, jackknives, study)
+    found = [*pooled_rows(cells, jackknives), *multiplier_rows(cells, jackknives)]
+    frame([*found, *dose_rows(cells, jackknives, found), *opinion_rows(cells, load, claims)])
+
+
+PARTS = {"quick": quick, "generator": generator, "grid": grid, "statistics": statistics}
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.cache import BadInput, Record, write_json
-from benchmark.prompts import label_codes
+from benchmark.datasets import label_codes
 from benchmark.sources import SUFFIXES, read_image
 from benchmark.stages import device, split, synthesize
 from benchmark.stages.train import read_autoencoder

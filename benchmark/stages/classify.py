@@ -52,14 +52,16 @@ def run_classify(config: Record, inputs: dict[str, Path], folder: Path) -> None:
 
 
 def _settings(config: Record) -> Any:
-    """The loop's settings: the study's, with the backbone's own learning rate unless the study gives one."""
+    """The loop's settings: the study's, with the backbone's own rate and optimiser unless the study gives them."""
     from classifiers.backbones import DEFAULTS
     from classifiers.training import Settings
 
-    own = DEFAULTS.get(config["backbone"], {}).get("learning_rate", Settings.learning_rate)
+    own = DEFAULTS.get(config["backbone"], {})
+    rate = config["learning_rate"] or own.get("learning_rate", Settings.learning_rate)
+    optimiser = config.get("optimiser") or own.get("optimiser", Settings.optimiser)
     names = ("steps", "batch", "weight_decay", "warmup", "shift", "flip", "precision", "select", "evaluations")
     given = {name: config[name] for name in names}
-    return Settings(learning_rate=config["learning_rate"] or own, strong=config["arm"] == "real_strong", **given)
+    return Settings(learning_rate=rate, optimiser=optimiser, strong=config["arm"] == "real_strong", **given)
 
 
 def _model(config: Record, classes: int) -> Any:

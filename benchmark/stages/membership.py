@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.cache import Record, write_json
-from benchmark.prompts import captions
+from benchmark.datasets import captions
 from benchmark.stages import device, split
 
 TIMES = (100, 400)  # of 1000: low and middle noise

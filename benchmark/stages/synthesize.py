@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.cache import BadInput, Record, write_json
-from benchmark.datasets import Card
-from benchmark.prompts import captions, label_codes, label_name, phrase
+from benchmark.datasets import Card, captions, label_codes, label_name, phrase
 from benchmark.sources import labelled_files, read_image
 from benchmark.stages import device, split, spoken
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.cache import Record, write_json
-from benchmark.prompts import captions
+from benchmark.datasets import captions
 from benchmark.stages import device, split, spoken
 
 Seen = tuple[NDArray[np.uint8], list[str], list[str]]  # images, captions, the set of each

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmark.datasets import Card
-from benchmark.prompts import DETAILS, PHRASINGS, UNSEEN, captions, phrase
+from benchmark.datasets import DETAILS, PHRASINGS, UNSEEN, Card, captions, phrase
 
 XRAY = Card("x", ("normal", "pneumonia"), "X-ray")
 CHEST = Card("c", ("effusion", "mass", "nodule"), "X-ray", task="multilabel")

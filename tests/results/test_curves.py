@@ -1,0 +1,65 @@
+"""Figures that need more than one generator, readers or calibration: drawn where there is data, and with it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from classifiers.metrics import reliability
+from results.figures import FIGURES, caption, draw, rendered
+from results.reader import page, reader_rows
+from results.report import render
+from results.tables import TABLES
+from results.tidy import Results, frame, join, records
+from tests.results.test_reader import items, reader
+
+
+@pytest.fixture(scope="module")
+def rich(results: Results) -> Results:
+    """The made-up study with a second generator that saw a quarter of the images, two readers and calibration."""
+    given = results.study["generators"]["generalist"]
+    generators = {"generalist": given | {"data_share": 1.0}, "quarter": given | {"data_share": 0.25}}
+    table = results.table[results.table["generator"] == "generalist"]
+    more = [row | {"generator": "quarter", "value": row["value"] * 1.2} for row in records(table)]
+    _, key = page("made-up", items(), 0)
+    read = frame(reader_rows(key, [reader(key, 0.7, seed) for seed in range(2)]))
+    rng = np.random.default_rng(0)
+    calibration = []
+    for name in results.names:
+        for arm, generator in (("real", ""), ("augmented", "generalist")):
+            p = rng.dirichlet([1, 1, 1], 300)
+            confidence, accuracy = reliability(rng.integers(0, 3, 300), p, "multiclass")
+            keys = {"dataset": name, "arm": arm, "generator": generator, "budget": 0.01}
+            calibration.append(keys | {"confidence": confidence, "accuracy": accuracy})
+    costs = results.costs.assign(generator="generalist")
+    costs = pd.concat([costs, costs.assign(generator="quarter", cell=costs["cell"] + "q")], ignore_index=True)
+    return replace(
+        results, study=results.study | {"generators": generators}, table=join(results.table, frame(more), read),
+        calibration=calibration, costs=costs,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["ablations", "cost", "reader", "reliability"])
+def test_drawn_only_where_there_is_data(name: str, rich: Results, results: Results, empty: Results) -> None:
+    assert draw(name, results) is None and draw(name, empty) is None
+    figure = draw(name, rich)
+    assert figure is not None and len(rendered(figure, "png", name, "", caption(name, rich))) > 5000
+
+
+def test_bins_of_equal_mass_hold_everyone() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet([1, 1], 3000)
+    confidence, accuracy = reliability((rng.random(3000) < p[:, 1]).astype(np.int64), p, "multiclass")
+    assert len(confidence) == 15 and (np.diff(confidence) >= 0).all()
+    np.testing.assert_allclose(accuracy, confidence, atol=0.1)  # these probabilities are true
+
+
+def test_the_page_holds_them(rich: Results, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("rich")
+    render(rich, folder)
+    text = (folder / "report" / "index.html").read_text()
+    for name in ("ablations", "cost", "reader", "reliability"):
+        assert FIGURES[name].title in text
+    assert "What physicians saw" in text and (folder / "report" / "tables" / "readers.tex").stat().st_size > 100
+    assert set(TABLES) == {file.stem for file in (folder / "report" / "tables").glob("*.csv")}
