@@ -228,7 +228,7 @@ def _from_rows(rows: list[dict[str, Any]], source: Path, size: int | None) -> Re
         splits[name] = Split(
             np.stack([read_image(Path(row["path"]), side) for row in part]),
             np.array([card.classes.index(row["label"]) for row in part], np.int64),
-            [row["patient"] for row in part] if "patient" in part[0] else None,
+            [row["patient"] or f"{name} image {i}" for i, row in enumerate(part)] if "patient" in part[0] else None,
             {key: [row[key] for row in part] for key in part[0] if key not in taken},
             [row["caption"] for row in part] if "caption" in part[0] else None,
         )

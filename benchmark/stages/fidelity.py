@@ -141,7 +141,7 @@ def _distances(real: NDArray[Any], other: NDArray[Any], groups: list[str], encod
 
 def _two_sample(real: NDArray[Any], other: NDArray[Any], groups: list[str], others: list[str]) -> list[Record]:
     """Can a linear classifier tell them apart?"""
-    from generators.realism import two_sample
+    from classifiers.metrics import two_sample
 
     found = two_sample(real, other, groups, others)
     return [{"metric": metric, "value": value, "low": low, "high": high, "n": len(real)}
@@ -153,8 +153,8 @@ def _consistency(prepared: split.Prepared, inputs: dict[str, Path]) -> list[Reco
     if "judge" not in inputs:
         return []
     from benchmark.stages.classify import read_classifier
+    from classifiers.metrics import label_consistency
     from classifiers.training import predict
-    from generators.realism import label_consistency
 
     images, labels, name = prepared.test.images, prepared.test.labels, "real"
     if "synthesize" in inputs:

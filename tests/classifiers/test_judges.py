@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from generators.realism import auroc, binomial_interval, label_consistency, two_sample
+from classifiers.metrics import binomial_interval, delong_auroc, label_consistency, two_sample
 
 
 def test_equal_laws_cannot_be_told_apart_and_shifted_ones_can() -> None:
@@ -24,7 +24,7 @@ def test_binomial_interval_is_clopper_and_pearsons() -> None:
 
 
 def test_auroc_counts_ties_half() -> None:
-    value, low, high = auroc(np.array([0.1, 0.5, 0.5]), np.array([0.5, 0.9]))
+    value, low, high = delong_auroc(np.array([0.1, 0.5, 0.5]), np.array([0.5, 0.9]))
     assert value == pytest.approx((1 + 0.5 + 0.5 + 3) / 6) and low <= value <= high
 
 
