@@ -16,6 +16,7 @@ from results.report import render
 from results.tables import TABLES
 from results.tidy import Results, frame, join
 from results.wording import latex, markdown, printed, write_table
+from tests.results.conftest import bare
 
 VOID = {"meta", "img", "br", "line", "ellipse"}
 
@@ -175,3 +176,14 @@ def test_the_best_is_bold(results: Results) -> None:
     table = TABLES["utility"](results)
     text = markdown(printed(table))
     assert text.count("**") == 2 * len(table.groupby(["dataset", "budget"]))
+
+
+def test_published_values_stand_beside_ours_of_the_same_network_and_size() -> None:
+    shared = {"stage": "classify", "dataset": "pneumoniamnist", "arm": "real", "budget": 1.0, "group": "all"}
+    rows = [shared | {"backbone": name, "metric": metric, "value": 0.9}
+            for name in ("resnet18", "resnet10t") for metric in ("auroc", "accuracy")]  # fmt: skip
+    study = dataclasses.replace(bare(), study={"size": 28, "audit_pool": 0.0}, table=frame(rows))
+    found = TABLES["published"](study)
+    assert len(found) == 1
+    assert found.iloc[0][["published_auroc", "published_accuracy", "auroc"]].tolist() == [0.944, 0.854, 0.9]
+    assert TABLES["published"](dataclasses.replace(study, study={"size": 32})).empty
