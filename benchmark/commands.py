@@ -41,10 +41,12 @@ def run(
 
 def plan(study: StudyArg, set_: SetOption = None, home: HomeOption = None, name: NameOption = None) -> None:
     """Print a study's cells, how many are done, and an estimate of the time. Example: augury plan real-small"""
+    from benchmark.plan import dry_plan
     from benchmark.running import estimate
 
-    loaded, store, cells = _load(study, set_, home, name)
-    for line in estimate(loaded, cells, store):
+    loaded, store = _study(study, set_, home, name)
+    cells, absent = dry_plan(loaded)
+    for line in [*estimate(loaded, cells, store), *(f"not at hand: {each}" for each in absent)]:
         typer.echo(line)
 
 
@@ -275,13 +277,18 @@ def _results(run: str, home: Path | None) -> "pd.DataFrame":
 def _load(
     source: str, overrides: list[str] | None, home: Path | None, name: str | None
 ) -> "tuple[Study, Store, list[Cell]]":
-    from benchmark.cache import Store
     from benchmark.plan import plan as make_plan
+
+    study, store = _study(source, overrides, home, name)
+    return study, store, make_plan(study)
+
+
+def _study(source: str, overrides: list[str] | None, home: Path | None, name: str | None) -> "tuple[Study, Store]":
+    from benchmark.cache import Store
     from benchmark.study import load_study
 
-    study = load_study(source, overrides, name)
     root = home or Path(os.environ.get("AUGURY_HOME") or "runs")
-    return study, Store(root.resolve()), make_plan(study)
+    return load_study(source, overrides, name), Store(root.resolve())
 
 
 def _run(

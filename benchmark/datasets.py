@@ -89,6 +89,23 @@ class Dataset:
     digest: str
 
 
+def at_hand(reference: str) -> tuple[str, str]:
+    """`a|b|c` -> the first of them that is here, and a line that says so where it is not the first; else ''.
+
+    Raises BadInput where none is.
+    """
+    names = [name.strip() for name in reference.split("|")]
+    for place, name in enumerate(names):
+        try:
+            locate(name) if name != "phantoms" else None
+        except BadInput:
+            if place == len(names) - 1:
+                raise
+            continue
+        return name, f"{', '.join(names[:place])} not at hand; {name} stands for it" if place else ""
+    raise AssertionError
+
+
 def expand(references: list[str]) -> list[str]:
     """`phantoms` stands for the ten phantom sets; a set named twice is an error."""
     names = [name for ref in references for name in (PHANTOMS if ref == "phantoms" else (ref,))]

@@ -2,19 +2,19 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from benchmark.cache import BadInput, Cell, Store, write_json
+from benchmark.cache import BadInput, Cell, Record, Store, sha256, write_json
 from benchmark.datasets import Card, label_name, phrase
 from benchmark.sources import folder_name
 from benchmark.stages import split, synthesize
-
-if TYPE_CHECKING:
-    from results.reader import Item
+from results.reader import Item, check, page
 
 NOTICE = (
     "Synthetic images, drawn by a model that was trained on the set named here. They may resemble its training "
@@ -22,27 +22,49 @@ NOTICE = (
 )
 
 
+LIMITS = (
+    "Made for measuring, not for care: no image shows a patient, and none may be used to diagnose or to teach what a "
+    "disease looks like without a physician's judgement.",
+    "An audit that finds no copies is no guarantee of privacy.",
+    "Labels are those that were asked for; the study's label consistency says how often a classifier agrees.",
+)
+
+
 def export_sets(cells: list[Cell], store: Store, folder: Path) -> Iterator[str]:
-    """Write each finished synthetic set of a generator to folder/SET: CLASS/*.png, metadata.csv, card.json."""
+    """Write each finished synthetic set and its generator, each with its card.
+
+    folder/SET: CLASS/*.png, metadata.csv, README.md (the card), croissant.json, card.json, LICENCE.txt;
+    folder/generators/NAME: the diffusers folder with README.md.
+    """
     drawn = [cell for cell in cells if cell.stage == "synthesize" and "train" in cell.inputs and store.record(cell)]
     if not drawn:
         raise BadInput("export: the study has no finished synthetic set; `augury synthesize STUDY` makes them")
     if folder.exists() and any(folder.iterdir()):
         raise BadInput(f"export: {folder} is not empty; give a new folder")
+    audits = {cell.inputs["synthesize"].digest: cell for cell in cells if cell.stage == "audit" and store.record(cell)}
     for cell in drawn:
-        keys = ("dataset", "generator", "exposure", "budget", "seed", "variant")
-        name = "-".join(str(cell.about[key]) for key in keys if cell.about.get(key) not in (None, ""))
-        yield f"{_export(cell, store, folder / name)} images in {folder / name}"
+        name = _name(cell, ("dataset", "generator", "exposure", "budget", "seed", "variant"))
+        audit = audits.get(cell.digest)
+        found = audit_lines(json.loads((store.verify(audit) / "rows.json").read_text())) if audit else []
+        yield f"{_export(cell, store, folder / name, found)} images in {folder / name}"
+    for cell in {cell.inputs["train"].digest: cell.inputs["train"] for cell in drawn}.values():
+        place = folder / "generators" / _name(cell, ("dataset", "generator", "exposure", "budget", "seed"))
+        _export_generator(cell, store, place)
+        yield f"generator in {place}"
 
 
-def _export(cell: Cell, store: Store, folder: Path) -> int:
+def _name(cell: Cell, keys: tuple[str, ...]) -> str:
+    return "-".join(str(cell.about[key]) for key in keys if cell.about.get(key) not in (None, ""))
+
+
+def _export(cell: Cell, store: Store, folder: Path, audit: list[str]) -> int:
     from PIL import Image
 
     facts = json.loads((store.verify(cell.inputs["split"]) / "card.json").read_text())
     card = Card.of(facts)
     drawn = synthesize.read(store.verify(cell))
     guidance = cell.config.get("guidance", "")
-    generator = cell.inputs["train"].digest if "train" in cell.inputs else ""
+    generator = cell.inputs["train"].digest
     rows = []
     for i, image in enumerate(drawn.images):
         label = label_name(card, drawn.labels[i])
@@ -56,7 +78,110 @@ def _export(cell: Cell, store: Store, folder: Path) -> int:
     source = {key: facts[key] for key in ("name", "licence", "citation", "image_type")}
     write_json(folder / "card.json", {"source": source, "cell": cell.digest, "config": cell.config, "notice": NOTICE})
     (folder / "LICENCE.txt").write_text(f"{NOTICE}\n\nLicence of the source {card.name}: {card.licence}\n")
+    (folder / "README.md").write_text(_set_card(card, cell, len(rows), audit), encoding="utf-8")
+    write_json(folder / "croissant.json", croissant(folder.name, card, sha256(folder / "metadata.csv")))
     return len(rows)
+
+
+def _export_generator(cell: Cell, store: Store, folder: Path) -> None:
+    """The diffusers folder as it is, with a card; its sources are the splits that it was trained on."""
+    shutil.copytree(store.verify(cell) / "pipeline", folder)
+    chain = [cell] + ([cell.inputs["start"]] if "start" in cell.inputs else [])
+    splits = {each.digest: each for one in chain for role, each in one.inputs.items() if role.startswith("split")}
+    sources = [Card.of(json.loads((store.verify(each) / "card.json").read_text())) for each in splits.values()]
+    recipe = {key: value for key, value in cell.config.items() if value not in (None, False, "")}
+    text = ["---", "library_name: diffusers", "pipeline_tag: text-to-image", "license: other", "---", ""]
+    text += [
+        f"# Generator {cell.about.get('generator', '')} ({cell.about.get('exposure', '')} exposure)",
+        "",
+        NOTICE,
+        "",
+    ]
+    text += ["## Sources", "", *map(_source, sources), "", "## Recipe", "", *_listed(recipe), "", *_limits()]
+    (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
+
+
+def _set_card(card: Card, cell: Cell, n: int, audit: list[str]) -> str:
+    """A Markdown card as the hub shows it."""
+    recipe = {key: cell.about.get(key) for key in ("generator", "exposure", "budget", "seed")}
+    recipe |= {key: cell.config.get(key) for key in ("guidance", "steps", "scheduler", "size", "filter")}
+    recipe |= {"images": n, "generator cell": cell.inputs["train"].digest, "cell": cell.digest}
+    text = [
+        "---",
+        "license: other",
+        "tags: [synthetic, medical]",
+        "---",
+        "",
+        f"# Synthetic {card.name}",
+        "",
+        NOTICE,
+        "",
+    ]
+    text += ["## Source", "", _source(card), f"- Classes: {', '.join(card.classes)}"]
+    text += [f"- Caveats: {card.caveats}"] if card.caveats else []
+    text += ["", "## How it was drawn", "", *_listed(recipe), "", "## Privacy audit", ""]
+    text += [*(f"- {line}" for line in audit or ["Not audited."]), "", *_limits()]
+    return "\n".join(text)
+
+
+def _source(card: Card) -> str:
+    kind = " Drawn by a computer: no patient." if card.phantom else ""
+    return f"- {card.name} ({card.image_type}), licence: {card.licence}. {card.citation}{kind}".rstrip()
+
+
+def _listed(facts: Record) -> list[str]:
+    return [f"- {key.replace('_', ' ')}: {value}" for key, value in facts.items() if value not in (None, "")]
+
+
+def _limits() -> list[str]:
+    return ["## Limits", "", *(f"- {line}" for line in LIMITS), ""]
+
+
+def audit_lines(rows: list[Record]) -> list[str]:
+    """What an audit found, and what it would have found, in sentences."""
+    found = {(str(row["metric"]), str(row.get("group", "all"))): row for row in rows}
+    lines = []
+    excess, power = found.get(("excess_copies", "all")), found.get(("tile_max_power", "planted=exact"))
+    if excess:
+        high = f", at most {excess['high']:.1%} with 95 % confidence" if "high" in excess else ""
+        lines.append(f"Excess of copies: {max(0.0, excess['value']):.1%}{high} ({excess['n']} images judged).")
+    if power:
+        lines.append(f"It would have found {power['value']:.0%} of exact copies.")
+    return lines
+
+
+def croissant(name: str, card: Card, digest: str) -> Record:
+    """Croissant 1.0 metadata (mlcommons.org/croissant) of an exported set; digest: sha256 of its metadata.csv."""
+    prefixed = (
+        "citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet", "format",
+        "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references",
+        "regex", "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
+    )  # fmt: skip
+    context: Record = {
+        "@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/",
+        "cr": "http://mlcommons.org/croissant/", "rai": "http://mlcommons.org/croissant/RAI/",
+        "dct": "http://purl.org/dc/terms/", "conformsTo": "dct:conformsTo",
+        "data": {"@id": "cr:data", "@type": "@json"}, "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+        "examples": {"@id": "cr:examples", "@type": "@json"},
+    }  # fmt: skip
+    fields = {"file_name": "sc:Text", "label": "sc:Text", "text": "sc:Text", "seed": "sc:Integer"}
+    records = [
+        {"@type": "cr:Field", "@id": f"images/{key}", "name": key, "dataType": kind,
+         "source": {"fileObject": {"@id": "metadata.csv"}, "extract": {"column": key}}}
+        for key, kind in fields.items()
+    ]  # fmt: skip
+    table = {"@type": "cr:FileObject", "@id": "metadata.csv", "name": "metadata.csv", "contentUrl": "metadata.csv",
+             "encodingFormat": "text/csv", "sha256": digest}  # fmt: skip
+    pictures = {"@type": "cr:FileSet", "@id": "pictures", "name": "pictures", "encodingFormat": "image/png",
+                "includes": "*/*.png"}  # fmt: skip
+    return {
+        "@context": context | {key: f"cr:{key}" for key in prefixed},
+        "@type": "sc:Dataset", "name": name, "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "description": f"Synthetic images after {card.name} ({card.image_type}). {NOTICE}",
+        "license": f"As the source, {card.name}: {card.licence}", "citeAs": card.citation or card.name,
+        "version": "1.0.0", "datePublished": date.today().isoformat(), "distribution": [table, pictures],
+        "recordSet": [{"@type": "cr:RecordSet", "@id": "images", "name": "images", "field": records}],
+    }  # fmt: skip
 
 
 def reader_page(
@@ -66,8 +191,6 @@ def reader_page(
 
     Real pictures are test images, which no generator saw; synthetic ones are of the study's first generator.
     """
-    from results.reader import page
-
     key_file = out.with_suffix(".key.json")
     if out.exists() or key_file.exists():
         raise BadInput(f"reader-study: {out} or {key_file} is there already; give another --out")
@@ -91,8 +214,6 @@ def reader_page(
 
 def _items(cell: Cell, store: Store, shares: list[int], rng: np.random.Generator) -> list[Item]:
     """shares: how many real and how many synthetic pictures of this data set."""
-    from results.reader import Item
-
     prepared, drawn = split.read(store.verify(cell.inputs["split"])), synthesize.read(store.verify(cell))
     name, generator = str(cell.about["dataset"]), str(cell.about["generator"])
     for count, at_hand, kind in zip(
@@ -110,8 +231,6 @@ def _items(cell: Cell, store: Store, shares: list[int], rng: np.random.Generator
 
 def keep_answers(folder: Path, key_file: Path, answer_files: list[Path]) -> None:
     """Check the readers' files against the key and keep both under the study's folder, for its report."""
-    from results.reader import check
-
     key, answers = _json(key_file), {file: _json(file) for file in answer_files}
     if not isinstance(key, dict) or not {"token", "items"} <= key.keys():
         raise BadInput(f"reader-study: {key_file} is not the key of a reader study")

@@ -1,9 +1,12 @@
 """Where each cell comes from: data set -> autoencoder -> generator -> synthetic set -> classifier, by exposure."""
 
 import json
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from benchmark import datasets
 from benchmark.cache import BadInput, Cell, Record, sha256
@@ -11,8 +14,8 @@ from benchmark.recipes import By, Generator
 from benchmark.stages import VERSIONS
 from benchmark.study import SYNTHETIC_ARMS, Backbone, Block, Study
 
-# Sets made from the same images must not meet in `transfer` (busi is the source of breastmnist, HAM10000 of dermamnist;
-# the three organ sets are views of the same CT volumes).
+hashed = cache(sha256)  # weights are read once a plan
+# Made from the same images, so must not meet in `transfer` (the organ sets are views of the same CT volumes).
 SHARED_SOURCES = ({"busi", "breastmnist"}, {"ham10000", "dermamnist"}, {"organamnist", "organcmnist", "organsmnist"})
 
 
@@ -32,14 +35,15 @@ class Sight:
 class Lineage:
     """Makes the cells of one study; every method gives the same cell for the same arguments."""
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
+    def __init__(self, study: Study, dry: bool = False) -> None:
+        """dry: weights that are not at hand are noted in `absent` instead of raising BadInput; for a plan alone."""
+        self.study, self.dry = study, dry
+        self.absent: dict[str, None] = {}
         self.references = datasets.expand(study.datasets)
         self.identity = {reference: datasets.identity(reference) for reference in self.references}
         self.names = {reference: facts["dataset"] for reference, facts in self.identity.items()}
         names = list(self.names.values())
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
+        if twice := next((name for name in names if names.count(name) > 1), ""):
             raise BadInput(f"datasets: two sets are called {twice!r}; their cards need different names")
         chosen = [name for block in study.grid for name in block.datasets or []]
         for field, given in (("external", study.external), ("waive", study.waive), ("grid.datasets", chosen)):
@@ -50,6 +54,15 @@ class Lineage:
     @cached_property
     def digests(self) -> dict[str, str]:
         return {ref: datasets.digest(ref, self.study.phantom_images, self.study.size) for ref in self.references}
+
+    def weights(self, find: Callable[[str], Any], name: str) -> Any:
+        try:
+            return find(name)
+        except BadInput as error:
+            if not self.dry:
+                raise
+            self.absent[str(error)] = None
+            return None
 
     def split(self, reference: str) -> Cell:
         study = self.study
@@ -119,7 +132,11 @@ class Lineage:
         if len(group) == 1 or sight.exposure == "transfer":
             about |= self.identity[reference]
         if sight.exposure == "external":
-            config = {"source": generator.source, "digest": model_digest(generator.source or ""), "images_seen": 0}
+            config = {
+                "source": generator.source,
+                "digest": self.weights(model_digest, generator.source or ""),
+                "images_seen": 0,
+            }
             return Cell("train", VERSIONS["train"], config, {"autoencoder": self.autoencoder(generator)}, 1, about)
         if sight.exposure != "transfer":
             return self._train(generator, sight, self.splits(group), None, generator.images_seen, about)
@@ -141,7 +158,7 @@ class Lineage:
         if start:
             config["epochs"] = None
         elif generator.start:
-            config |= {"source": generator.start, "digest": model_digest(generator.start)}
+            config |= {"source": generator.start, "digest": self.weights(model_digest, generator.start)}
         inputs = {"autoencoder": autoencoder} | inputs | ({"start": start} if start else {})
         return Cell("train", VERSIONS["train"], config, inputs, self.study.threads.generator, about)
 
@@ -154,7 +171,7 @@ class Lineage:
         about_seed = (about or {}).get("seed", 0)
         about = {key: value for key, value in (about or {}).items() if key not in ("seed", "dataset")}
         if generator.source:
-            config: Record = {"source": generator.source, "digest": model_digest(generator.source)}
+            config: Record = {"source": generator.source, "digest": self.weights(model_digest, generator.source)}
             config |= {"resolution": generator.resolution}
             return Cell("autoencoder", VERSIONS["autoencoder"], config, {}, threads, about)
         assert inputs is not None and sight is not None
@@ -188,6 +205,8 @@ class Lineage:
             return Cell("synthesize", VERSIONS["synthesize"], config, inputs, 1, about)
         config |= study.sampling.model_dump(include={"batch", "scheduler", "redraws"}) | how
         config |= {"detail": generator.detail, "unconditional": generator.unconditional}
+        if study.sampling.phrasings > 1:
+            config |= {"phrasings": study.sampling.phrasings}
         inputs["train"] = self.trained(reference, key, sight, seed)
         if how["filter"] is not None:
             inputs["filter"] = self.judge(reference, sight, seed, generator.data_share)
@@ -246,16 +265,14 @@ class Lineage:
 
 def encoder_source(name: str) -> Record:
     """An encoder that needs a file, with its hash; raises BadInput where $AUGURY_WEIGHTS has it not."""
-    if name != "inception":
-        return {}
-    import os
-
     from benchmark.stages.fidelity import INCEPTION
 
+    if name != "inception":
+        return {}
     file = Path(os.environ.get("AUGURY_WEIGHTS") or "") / INCEPTION
     if not os.environ.get("AUGURY_WEIGHTS") or not file.is_file():
         raise BadInput(f"fidelity.encoders: inception needs $AUGURY_WEIGHTS/{INCEPTION}")
-    return {"weights": sha256(file)}
+    return {"weights": hashed(file)}
 
 
 def weights_source(weights: str) -> Record:
@@ -264,18 +281,16 @@ def weights_source(weights: str) -> Record:
         return {"weights": "hub"}
     if not Path(weights).is_file():
         raise BadInput(f"backbones: weights {weights!r} given; allowed: hub, or a .safetensors or .pth file")
-    return {"weights": weights, "weights_digest": sha256(Path(weights))}
+    return {"weights": weights, "weights_digest": hashed(Path(weights))}
 
 
 def autoencoder_source(study: Study) -> Record:
     """The autoencoder by name with the sha256 of its weights; raises BadInput where the weights are not."""
-    return {"autoencoder": study.autoencoder, "weights": sha256(autoencoder_file(study.autoencoder))}
+    return {"autoencoder": study.autoencoder, "weights": hashed(autoencoder_file(study.autoencoder))}
 
 
 def autoencoder_file(name: str) -> Path:
     """The weights of an autoencoder: augury, taesd or a diffusers folder."""
-    import os
-
     if name == "augury":
         file = Path(__file__).parent.parent / "generators" / "augury-ae" / "diffusion_pytorch_model.safetensors"
     elif name == "taesd":

@@ -16,10 +16,13 @@ TOLD = ("synthesize", "classify", "fidelity", "audit", "membership")  # stages w
 
 def plan(study: Study) -> list[Cell]:
     """All cells of a study, each once and after what it reads. Raises BadInput for data or weights not there."""
-    cells: dict[tuple[str, str], Cell] = {}
-    for cell in Planner(study).cells():
-        _add(cell, cells)
-    return sorted(cells.values(), key=lambda cell: (cell.level, -cell.threads, ORDER.index(cell.stage)))
+    return Planner(study).plan()
+
+
+def dry_plan(study: Study) -> tuple[list[Cell], list[str]]:
+    """The same where weights are not at hand, and what is missing; for its size and cost, not to be run."""
+    planner = Planner(study, dry=True)
+    return planner.plan(), list(planner.lineage.absent)
 
 
 def _add(cell: Cell, cells: dict[tuple[str, str], Cell]) -> None:
@@ -34,8 +37,14 @@ def _add(cell: Cell, cells: dict[tuple[str, str], Cell]) -> None:
 class Planner:
     """Walks the grid of one study."""
 
-    def __init__(self, study: Study) -> None:
-        self.study, self.lineage = study, Lineage(study)
+    def __init__(self, study: Study, dry: bool = False) -> None:
+        self.study, self.lineage = study, Lineage(study, dry)
+
+    def plan(self) -> list[Cell]:
+        found: dict[tuple[str, str], Cell] = {}
+        for cell in self.cells():
+            _add(cell, found)
+        return sorted(found.values(), key=lambda cell: (cell.level, -cell.threads, ORDER.index(cell.stage)))
 
     def cells(self) -> Iterator[Cell]:
         for reference in self.lineage.references:
@@ -147,7 +156,11 @@ class Planner:
                 facts |= {"variant": f"generator={about['generator']}"}
             sets += [("round_trip", facts, autoencoder)]
         for place, encoder in enumerate(study.fidelity.encoders):
-            config: Record = {"encoder": encoder} | encoder_source(encoder) | {"images": study.fidelity.images}
+            config: Record = (
+                {"encoder": encoder}
+                | (self.lineage.weights(encoder_source, encoder) or {})
+                | {"images": study.fidelity.images}
+            )
 
             def features(of: str, sources: dict[str, Cell], about: Record, config: Record = config) -> Cell:
                 inputs = {key: cell for key, cell in sources.items() if key != "judge"}

@@ -120,6 +120,7 @@ class Sampling(Frozen):
     redraws: Count = 4  # tries a filtered image has at most
     scheduler: str = "DPMSolverMultistepScheduler"  # any of diffusers by its class name
     batch: Count = 64  # images
+    phrasings: Annotated[int, Field(ge=1, le=3)] = 1  # of each caption, drawn by seed
 
     @field_validator("steps", "guidance", "filter", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Readers: npz with its card, image folder, CSV of paths. All give a card and splits of uint8 RGB images.
+"""Readers: npz with its card, image folder, CSV of paths; images may be DICOM. All give a card and splits of uint8 RGB.
 
 A file that cannot be read is an error that names it; nothing is ever replaced by a black picture.
 """
@@ -16,7 +16,8 @@ from PIL import Image
 from benchmark.cache import BadInput
 from benchmark.datasets import TASKS, Card, Split
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+DICOM = (".dcm", ".dicom")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", *DICOM)
 ALIASES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 Read = tuple[Card, dict[str, Split]]
 
@@ -159,6 +160,8 @@ def labelled_files(place: Path, labels: list[str]) -> dict[str, list[Path]]:
 def read_image(file: Path, size: int | None) -> NDArray[np.uint8]:
     """One image as uint8 RGB [H, W, 3]; with a size, cut to the central square and resized (bicubic)."""
     try:
+        if file.suffix.lower() in DICOM:
+            return resize(_from_dicom(file), size)
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
@@ -166,9 +169,56 @@ def read_image(file: Path, size: int | None) -> NDArray[np.uint8]:
                 picture = _to_rgb(image)
     except FileNotFoundError:
         raise BadInput(f"image {file} does not exist") from None
+    except BadInput:
+        raise
     except Exception as error:  # Pillow raises many kinds for a broken file; each is the same to the user
         raise BadInput(f"image {file} cannot be read: {error}") from None
     return resize(np.asarray(picture), size)
+
+
+def _from_dicom(file: Path) -> NDArray[np.uint8]:
+    """One frame as uint8 RGB: modality rescale, VOI window or LUT (else least to greatest), MONOCHROME1 inverted."""
+    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut, convert_color_space
+
+    header = _pydicom(file).dcmread(file)
+    pixels, kind = header.pixel_array, str(header.PhotometricInterpretation)
+    if int(header.get("NumberOfFrames") or 1) > 1:
+        raise ValueError(f"it has {header.NumberOfFrames} frames; expected one")
+    if kind == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, header)
+        return np.asarray(pixels >> 8 if pixels.dtype == np.uint16 else pixels, np.uint8)
+    if not kind.startswith("MONOCHROME"):
+        return np.asarray(pixels if kind == "RGB" else convert_color_space(pixels, kind, "RGB"), np.uint8)
+    values = np.asarray(apply_modality_lut(pixels, header), np.float64)
+    ends = np.array([values.min(), values.max()])
+    if "WindowWidth" in header or "VOILUTSequence" in header:
+        ends = apply_voi_lut(np.array([-1e7, 1e7]), header)  # what the window makes of the darkest and the brightest
+        values = np.asarray(apply_voi_lut(values, header), np.float64)
+    grey = np.clip((values - ends[0]) / max(float(ends[1] - ends[0]), 1e-9), 0, 1)
+    grey = 1 - grey if kind == "MONOCHROME1" else grey
+    return np.repeat(np.rint(255 * grey).astype(np.uint8)[..., None], 3, 2)
+
+
+def _pydicom(file: Path) -> Any:
+    try:
+        import pydicom
+    except ImportError:
+        raise BadInput(f"{file} is a DICOM file; reading it needs the extra: pip install 'augury[dicom]'") from None
+    return pydicom
+
+
+def _number_patients(rows: list[dict[str, Any]]) -> None:
+    """Images of one PatientID belong together; they get a number, and nothing of the patient is kept."""
+    numbers: dict[str, str] = {}
+    for row in rows:
+        file = Path(row["path"])
+        try:
+            found = str(_pydicom(file).dcmread(file, stop_before_pixels=True).get("PatientID") or file)
+        except BadInput:
+            raise
+        except Exception as error:  # whatever pydicom finds wrong with the file
+            raise BadInput(f"image {file} cannot be read: {error}") from None
+        row["patient"] = numbers.setdefault(found, f"patient {len(numbers) + 1}")
 
 
 def resize(image: NDArray[np.uint8], size: int | None) -> NDArray[np.uint8]:
@@ -214,6 +264,8 @@ def _from_rows(rows: list[dict[str, Any]], source: Path, size: int | None) -> Re
     unknown = set(classes) - set(card.classes)
     if unknown:
         raise BadInput(f"{source}: label {sorted(unknown)[0]!r} is not a class of its card")
+    if all(Path(row["path"]).suffix.lower() in DICOM for row in rows) and "patient" not in rows[0]:
+        _number_patients(rows)
     if not all(row["split"] for row in rows):
         _draw_splits(rows)
     side = size

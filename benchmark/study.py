@@ -1,6 +1,7 @@
 """The study file: pydantic models, frozen, every field with its unit or range; unknown keys are errors."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -94,7 +95,7 @@ class Study(Frozen):
     """A whole study. Only `name` and `datasets` have no default."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-    datasets: Annotated[list[str], Field(min_length=1)]
+    datasets: Annotated[list[str], Field(min_length=1)]  # names or paths; a|b = the first that is at hand
     size: Annotated[int, Field(ge=16, le=1024)] = 32  # pixels a side
     phantom_images: Annotated[int, Field(ge=50)] = 2000  # training images of each phantom set
     autoencoder: str = "augury"  # augury | taesd | a diffusers folder
@@ -210,7 +211,7 @@ def load_study(source: str, overrides: list[str] | None = None, name: str | None
     except ValidationError as error:
         raise BadInput(f"study {source}: {one_line(error)}") from None
     generators = {key: generator.at(file.parent) for key, generator in study.generators.items()}
-    datasets = [_relative(ref, file) for ref in study.datasets]
+    datasets = [_chosen("|".join(_relative(each, file) for each in ref.split("|"))) for ref in study.datasets]
     external = {key: _relative(ref, file) for key, ref in study.external.items()}
     return study.model_copy(update={"datasets": datasets, "generators": generators, "external": external})
 
@@ -242,6 +243,18 @@ def _override(data: Any, override: str) -> None:
         data[last] = yaml.safe_load(value)
     except yaml.YAMLError:
         raise BadInput(f"--set {override!r}: the value is not YAML") from None
+
+
+def _chosen(reference: str) -> str:
+    """The first of `a|b` that is at hand, said aloud where it is not the first."""
+    if "|" not in reference:
+        return reference
+    from benchmark.datasets import at_hand
+
+    name, told = at_hand(reference)
+    if told:
+        print(f"augury: {told}", file=sys.stderr)
+    return name
 
 
 def _relative(reference: str, file: Path) -> str:

@@ -53,9 +53,9 @@ def run_synthesize(config: Record, inputs: dict[str, Path], folder: Path) -> Non
 def _captions(
     config: Record, prepared: split.Prepared, rows: NDArray[np.int64], rank: NDArray[np.int64], labels: NDArray[Any]
 ) -> list[str]:
-    """The first phrasing of each label at the generator's level of detail; the source's own captions where it has.
+    """A phrasing of each label at the generator's level of detail; the source's own captions where it has.
 
-    A phrasing asked for by number replaces both.
+    The first phrasing, unless several are to be drawn from; one asked for by number replaces all.
     """
     if config.get("unconditional"):
         return [""] * len(labels)
@@ -63,7 +63,9 @@ def _captions(
     if "phrasing" in config:
         return [phrase(prepared.card, label, detail, config["phrasing"]) for label in labels]
     own = [prepared.captions[i] for i in rows[rank]] if prepared.captions else None
-    return captions(prepared.card, labels, own, detail=detail)
+    return captions(
+        prepared.card, labels, own, detail=detail, phrasings=config.get("phrasings", 1), seed=config["seed"]
+    )
 
 
 def read(folder: Path) -> SyntheticSet:

@@ -149,6 +149,48 @@ def test_commands_on_a_finished_study(local: Path, tmp_path: Path) -> None:
     assert done.returncode == 0 and (tmp_path / "x" / "000000.png").exists(), done.stderr
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:rdflib", "ignore:ConjunctiveGraph:DeprecationWarning")
+def test_exported_sets_and_generators_carry_their_cards(local: Path, tmp_path: Path) -> None:
+    from mlcroissant import Dataset
+
+    assert augury("export", STUDY, tmp_path / "out", home=local).returncode == 0
+    folder = next((tmp_path / "out").glob("phantom-x-ray-generalist-full-*"))
+    card = (folder / "README.md").read_text()
+    for words in ("Excess of copies", "of exact copies", "guidance: 2.0", "no patient", "Limits", "licence"):
+        assert words in card, words
+    described = Dataset(jsonld=str(folder / "croissant.json"))
+    assert not described.metadata.ctx.issues.errors
+    rows = list(described.records("images"))
+    assert len(rows) == len(list(folder.glob("*/*.png")))
+    assert (folder / rows[0]["images/file_name"].decode()).is_file()
+    generators = list((tmp_path / "out" / "generators").iterdir())
+    assert len(generators) == 4  # one a seed, under full and under budget exposure
+    text = (generators[0] / "README.md").read_text()
+    assert "phantom-x-ray" in text and "images seen: 128" in text and (generators[0] / "model_index.json").is_file()
+
+
+def test_a_reader_study_from_page_to_report(local: Path, tmp_path: Path) -> None:
+    out, key = tmp_path / "study.html", tmp_path / "study.key.json"
+    asked = ("reader-study", "export", STUDY, "--real", 5, "--synthetic", 5, "--out", out)
+    done = augury(*asked, home=local)
+    assert done.returncode == 0 and "2 data sets" in done.stdout, done.stderr
+    assert augury(*asked, home=local).returncode == 2  # neither page nor key is overwritten
+    items = json.loads(key.read_text())["items"]
+    given = {name: {"source": item["source"], "realism": 3, "agreement": 4} for name, item in items.items()}
+    answers = [tmp_path / f"{place}.json" for place in range(2)]
+    for file in answers:
+        file.write_text(
+            json.dumps({"token": json.loads(key.read_text())["token"], "reader": file.stem, "answers": given})
+        )
+    answers[1].write_text(answers[1].read_text().replace('"realism": 3', '"realism": 7'))
+    done = augury("reader-study", "score", STUDY, *answers, "--key", key, home=local)
+    assert done.returncode == 2 and "realism 7 given" in done.stderr and "Traceback" not in done.stderr
+    answers[1].write_text(answers[0].read_text())
+    done = augury("reader-study", "score", STUDY, *answers, "--key", key, home=local)
+    assert done.returncode == 0 and "reader_accuracy all: 1.000" in done.stdout, done.stderr
+    assert "What physicians saw" in (local / "tiny" / "report" / "index.html").read_text()
+
+
 def test_another_study_of_the_same_name_is_refused(local: Path) -> None:
     done = augury("run", STUDY, "--set", "seeds=1", home=local)
     assert done.returncode == 2 and "another --name" in done.stderr and "Traceback" not in done.stderr

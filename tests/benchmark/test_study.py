@@ -1,11 +1,14 @@
 """Study files: defaults, overrides, and one line for everything that is wrong."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from benchmark.cache import BadInput
-from benchmark.study import load_study, presets
+from benchmark.cache import BadInput, Store
+from benchmark.plan import dry_plan, plan
+from benchmark.running import estimate
+from benchmark.study import Block, Study, load_study, presets
 
 
 def write(folder: Path, text: str) -> str:
@@ -76,3 +79,45 @@ def test_bad_overrides(override: str) -> None:
 def test_unknown_study_names_the_presets() -> None:
     with pytest.raises(BadInput, match="quick"):
         load_study("nothing-here")
+
+
+def test_the_first_set_at_hand_stands_for_those_before_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AUGURY_DATA", "/nowhere")
+    study = load_study("quick", ["datasets=[no-such-set|phantom-oct, phantom-ct|phantom-mri]"])
+    assert study.datasets == ["phantom-oct", "phantom-ct"]
+    assert "no-such-set not at hand; phantom-oct stands for it" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="neither-here"):
+        load_study("quick", ["datasets=[no-such-set|neither-here]"])
+
+
+def test_the_whole_paper_is_planned_with_its_cost_and_without_its_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AUGURY_DATA", "AUGURY_WEIGHTS"):
+        monkeypatch.setenv(name, str(tmp_path))
+    study = load_study("paper")
+    cells, absent = dry_plan(study)
+    assert len(cells) > 10_000 and any("stable-diffusion-v1-4" in line for line in absent)
+    assert any("on one GPU about" in line for line in estimate(study, cells, Store(tmp_path)))
+    with pytest.raises(BadInput, match="hf download"):
+        plan(study)
+
+
+def test_blocks_narrow_sets_backbones_and_seeds() -> None:
+    study = Study.model_validate({
+        "name": "x", "datasets": ["phantom-ct", "phantom-mri"], "seeds": 3, "generators": {},
+        "backbones": ["resnet18", {"name": "resnet10t", "seeds": 2}],
+        "grid": [{"arms": ["real"], "budgets": [0.1]},
+                 {"arms": ["real_strong"], "budgets": [0.1], "datasets": ["phantom-ct"], "backbones": ["resnet10t"]}],
+    })  # fmt: skip
+    found = [cell.about for cell in plan(study) if cell.stage == "classify"]
+    kinds = Counter((each["dataset"], each["arm"], each["backbone"]) for each in found)
+    assert kinds == {
+        ("phantom-ct", "real", "resnet18"): 3, ("phantom-ct", "real", "resnet10t"): 2,
+        ("phantom-mri", "real", "resnet18"): 3, ("phantom-mri", "real", "resnet10t"): 2,
+        ("phantom-ct", "real_strong", "resnet10t"): 2,
+    }  # fmt: skip
+    with pytest.raises(BadInput, match=r"grid\.datasets: 'phantom-oct' given"):
+        plan(study.model_copy(update={"grid": [Block(datasets=["phantom-oct"])]}))
