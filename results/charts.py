@@ -46,19 +46,24 @@ def panels(n: int, columns: int, width: float, height: float) -> tuple[Figure, l
 
 
 def metric_by_budget(results: Results, metric: str = "auroc") -> Figure | None:
-    """A panel a data set, a line an arm with its 95 % band, x = share of the real training set (log)."""
-    table = plain(results, results.pooled("classify", metric))
-    names = [name for name in results.names if name in set(table["dataset"])]
-    if not names:
+    """A panel a data set and backbone, a line an arm with its 95 % band, x = share of the real training set (log)."""
+    table = results.pooled("classify", metric)
+    table = table[table["variant"] == ""]
+    several = table["backbone"].nunique() > 1
+    backbones = sorted(set(table["backbone"]), key=lambda name: (name != results.backbone, name))
+    found = set(table[["dataset", "backbone"]].itertuples(index=False, name=None))
+    shown = [(name, backbone) for backbone in backbones for name in results.names if (name, backbone) in found]
+    if not shown:
         return None
-    figure, axes = panels(len(names), 3 if len(names) > 4 else 2, 4.6, 3.3)
+    columns = len({name for name, _ in shown}) if several else 3 if len(shown) > 4 else 2
+    figure, axes = panels(len(shown), min(columns, 4), 4.6 if columns < 4 else 3.4, 3.3)
     styles = line_styles(results, table)
-    for axis, name in zip(axes, names, strict=True):
-        mine = table[table["dataset"] == name]
+    for axis, (name, backbone) in zip(axes, shown, strict=True):
+        mine = table[(table["dataset"] == name) & (table["backbone"] == backbone)]
         for key, part in mine.groupby(SERIES, dropna=False, sort=True):
             _line(axis, part.sort_values("budget"), str(key[0]), str(key[1]), styles.get(tuple(key[1:4]), "-"))
         _budget_axis(axis, results, name, sorted(set(mine["budget"].dropna())))
-        axis.set_title(name)
+        axis.set_title(f"{name}, {backbone}" if several else name)
         axis.set_ylabel({"auroc": "test AUROC"}.get(metric, metric.replace("_", " ")))
         if metric in BOUNDED:
             low, high = axis.get_ylim()  # an interval from two seeds may leave the scale; the scale does not
