@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -84,9 +85,12 @@ def say_sample_grid(results: Results) -> str:
 
 
 def say_nearest_neighbours(results: Results) -> str:
-    """The closest pair of all."""
+    """How to read the pictures, and the closest pair of all."""
     rows = [each for each in results.neighbours if len(each["d_train"])]
-    text = "Each synthetic image beside its nearest training and its nearest held-out image, closest first. "
+    text = (
+        "Each synthetic image beside its nearest training image, where the two agree (tile by tile: dark = equal, "
+        f"yellow = a difference of {HOT:.0%} of the range or more) and its nearest held-out image, closest first. "
+    )
     if not rows:
         return text
     closest = min(rows, key=lambda each: float(min(each["d_train"])))
@@ -221,7 +225,9 @@ def _metadata(kind: str, name: str, command: str, caption: str) -> dict[str, Any
 
 Images = npt.NDArray[np.uint8]
 SHOWN = 5  # images a side of the sample grid
-TRIPLES = 4  # triples a data set
+TRIPLES = 3  # synthetic images a data set
+TILES = 4  # a side, of the tile-max distance
+HOT = 0.2  # root mean square difference, of the range, that is shown brightest
 GAP = 4  # white pixels between tiles
 TILE = 128
 
@@ -283,7 +289,7 @@ def nearest_neighbours(results: Results) -> Figure | None:
     if not rows:
         return None
     count = min(TRIPLES, max(len(each["synthetic"]) for each in rows))
-    figure = Figure(figsize=(2.72 * count + 1.5, 1.12 * len(rows) + 0.45), layout="constrained")
+    figure = Figure(figsize=(3.5 * count + 1.5, 1.12 * len(rows) + 0.45), layout="constrained")
     grid = figure.subplots(len(rows), count, squeeze=False)
     for axes, row in zip(grid, rows, strict=True):
         _triples(list(axes), row)
@@ -291,8 +297,19 @@ def nearest_neighbours(results: Results) -> Figure | None:
         axes[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9.5)
         axes[0].yaxis.set_label_coords(-0.03, 0.5)
     for axis in grid[0]:
-        axis.set_title("synthetic | training | held-out", fontsize=9, fontweight="normal", loc="center")
+        axis.set_title("synthetic | training | agreement | held-out", fontsize=8.5, fontweight="normal", loc="center")
     return figure
+
+
+def heat_map(one: Images, two: Images) -> Images:
+    """Where two pictures uint8 [H, W, 3] agree: the tiles' RMS differences in colour over the first one's greys."""
+    side = one.shape[0] // TILES * TILES
+    gap = (one[:side, :side].astype(np.float64) - two[:side, :side]) / 255
+    tiles = (gap**2).reshape(TILES, side // TILES, TILES, side // TILES, 3).mean(axis=(1, 3, 4)) ** 0.5
+    colour = mpl.colormaps["inferno"](np.clip(tiles / HOT, 0, 1))[..., :3]
+    colour = np.kron(colour, np.ones((side // TILES, side // TILES, 1)))
+    grey = one[:side, :side].mean(axis=2, keepdims=True) / 255
+    return np.asarray(np.rint(255 * (0.65 * colour + 0.35 * grey)), np.uint8)
 
 
 def _triples(axes: list[Axes], row: dict[str, Any]) -> None:
@@ -303,7 +320,8 @@ def _triples(axes: list[Axes], row: dict[str, Any]) -> None:
     gap = np.full((TILE, GAP, 3), 255, dtype=np.uint8)
     for axis, j in zip(axes, worst, strict=False):
         one, two, three = (enlarged(row[name][j]) for name in ("synthetic", "nearest_train", "nearest_heldout"))
-        _show(axis, np.concatenate([one, gap, two, gap, three], axis=1))
+        heat = enlarged(heat_map(row["synthetic"][j], row["nearest_train"][j]))
+        _show(axis, np.concatenate([one, gap, two, gap, heat, gap, three], axis=1))
         text = f"to training {number(d_train[j])}, held-out {number(d_heldout[j])}"
         axis.set_xlabel(text, fontsize=8.5, color="#4a4f57")
 

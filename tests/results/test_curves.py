@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from classifiers.metrics import reliability
-from results.figures import FIGURES, caption, draw, rendered
+from results.figures import FIGURES, caption, draw, heat_map, rendered
 from results.reader import page, reader_rows
 from results.report import render
 from results.tables import TABLES
@@ -63,3 +63,13 @@ def test_the_page_holds_them(rich: Results, tmp_path_factory: pytest.TempPathFac
         assert FIGURES[name].title in text
     assert "What physicians saw" in text and (folder / "report" / "tables" / "readers.tex").stat().st_size > 100
     assert set(TABLES) == {file.stem for file in (folder / "report" / "tables").glob("*.csv")}
+
+
+def test_the_heat_map_is_dark_where_two_pictures_agree() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.integers(0, 100, (32, 32, 3), dtype=np.uint8)
+    two = one.copy()
+    two[:8, :8] = 255 - two[:8, :8]
+    heat = heat_map(one, two).astype(int)
+    assert heat.shape == (32, 32, 3) and heat[:8, :8].mean() > heat[8:, 8:].mean() + 60
+    assert np.ptp(heat_map(one, one)[..., 0] - 0.35 * one.mean(axis=2)) < 3
