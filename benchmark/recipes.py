@@ -117,23 +117,27 @@ class Sampling(Frozen):
     guidance: Annotated[list[Annotated[float, Field(ge=1, le=50)]], Field(min_length=1)] = [2.0]
     filter: Annotated[list[Annotated[float, Field(gt=0, lt=1)] | None], Field(min_length=1)] = [None]
     # redraw images to whose label a classifier trained on what the generator may see gives less than this probability
+    privacy: Annotated[list[Annotated[float, Field(gt=0, lt=1)] | None], Field(min_length=1)] = [None]
+    # redraw images as near to what the generator saw as only this share of validation images are (tile-max distance)
     redraws: Count = 4  # tries a filtered image has at most
     scheduler: str = "DPMSolverMultistepScheduler"  # any of diffusers by its class name
     batch: Count = 64  # images
     phrasings: Annotated[int, Field(ge=1, le=3)] = 1  # of each caption, drawn by seed
 
-    @field_validator("steps", "guidance", "filter", mode="before")
+    @field_validator("steps", "guidance", "filter", "privacy", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return value if isinstance(value, list) else [value]
 
     def variants(self) -> dict[str, dict[str, Any]]:
-        """Variant ('' = the study as written, else `guidance=3;steps=50`) -> steps, guidance, filter."""
+        """Variant ('' = the study as written, else `guidance=3;steps=50`) -> steps, guidance, filter (and privacy)."""
         found = {}
-        for guidance, steps, least in product(self.guidance, self.steps, self.filter):
-            chosen = {"filter": least, "guidance": guidance, "steps": steps}
-            own = {"filter": self.filter[0], "guidance": self.guidance[0], "steps": self.steps[0]}
-            changed = [f"{key}={value:g}" if value else f"{key}=none" for key, value in chosen.items()
-                       if value != own[key]]  # fmt: skip
+        fields = ("filter", "guidance", "privacy", "steps")
+        for values in product(self.guidance, self.steps, self.filter, self.privacy):
+            chosen: dict[str, Any] = dict(zip(("guidance", "steps", "filter", "privacy"), values, strict=True))
+            changed = [f"{key}={chosen[key]:g}" if chosen[key] else f"{key}=none" for key in fields
+                       if chosen[key] != getattr(self, key)[0]]  # fmt: skip
+            if chosen["privacy"] is None:
+                del chosen["privacy"]
             found[";".join(changed)] = chosen
         return found

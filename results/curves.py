@@ -242,6 +242,35 @@ def _sets(train_on: Any, whole: int) -> int:
     return len(train_on) if isinstance(train_on, list) else 1 if train_on == "each" else whole
 
 
+def strictness(results: Results) -> Figure | None:
+    """What a stricter privacy filter costs: a line a data set over its levels; flagged by another measure, Fréchet,
+    gain at the lowest budget."""
+    table = results.table[results.table["seed"].isna() & results.table["generator"].isin(results.generators[:1])]
+    level = table["variant"].str.extract(r"^privacy=([0-9.]+)$")[0].astype(float)
+    table = table.assign(level=level.where(table["variant"] != "", 0.0))
+    table = table[table["level"].notna() & (table["group"] == "all")]
+    if table["level"].nunique() < 2:
+        return None
+    gains = table[(table["metric"] == "auroc_difference") & (table["arm"] == "augmented")]
+    gains = gains[(gains["budget"] == gains["budget"].min()) & (gains["backbone"] == results.backbone)]
+    flagged, distance = table[table["metric"] == "embedding_flagged"], table[table["metric"].str.startswith("frechet")]
+    shown = [(flagged, "flagged by embedding"), (distance, "Fréchet distance"), (gains, "gain in AUROC")]
+    figure, axes = panels(3, 3, 3.6, 3.0)
+    levels = sorted(set(table["level"]))
+    for axis, (rows, label) in zip(axes, shown, strict=True):
+        for spot, name in enumerate(results.names):
+            mine = rows[rows["dataset"] == name].drop_duplicates("level").sort_values("level")
+            x = [levels.index(value) for value in mine["level"]]
+            errors = np.nan_to_num(np.abs(mine[["low", "high"]].to_numpy(float).T - mine["value"].to_numpy(float)))
+            axis.errorbar(
+                x, mine["value"], yerr=errors, fmt="o-", color=SPARE[spot % len(SPARE)], ms=4, lw=1.2, label=name
+            )
+        axis.set_xticks(range(len(levels)), ["none" if value == 0 else percent(value) for value in levels])
+        axis.set(xlabel="share of validation images as near", title=label)
+    axes[0].legend(fontsize=8)
+    return figure
+
+
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 

@@ -1,5 +1,6 @@
 """Draw a synthetic set: one image a real training row of the largest budget, times the ratio, with its caption."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,17 +82,16 @@ def _drawn(
     config: Record, inputs: dict[str, Path], prepared: split.Prepared, texts: list[str], labels: NDArray[Any],
     seeds: NDArray[np.int64],
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], Record]:  # fmt: skip
-    """Images, the seed of each, and what the filter did: images that it refuses are drawn again with other seeds."""
-    from benchmark.stages.classify import read_classifier
+    """Images, the seed of each, and what the filters did: images that they refuse are drawn again with other seeds."""
     from generators.latent_diffusion import load_pipeline, sample
 
     pipeline = load_pipeline(inputs["train"] / "pipeline").to(device())
     how = {name: config[name] for name in ("size", "steps", "guidance", "batch", "scheduler")}
     images = sample(pipeline, texts, seeds.tolist(), **how, report=spoken("drawing", len(texts)))
-    if config["filter"] is None:
+    accepts = _filters(config, inputs, prepared)
+    if not accepts:
         return images, seeds, {}
-    model = read_classifier(inputs["filter"], len(prepared.card.classes))
-    accepted = _likely(model, images, labels, prepared.card.task) >= config["filter"]
+    accepted = np.logical_and.reduce([accept(images, labels) for accept in accepts])
     share, tries, seeds = float(accepted.mean()), len(images), seeds.copy()
     for _ in range(config["redraws"] - 1):
         again = np.flatnonzero(~accepted)
@@ -99,9 +99,32 @@ def _drawn(
             break
         seeds[again] += len(seeds)
         images[again] = sample(pipeline, [texts[i] for i in again], seeds[again].tolist(), **how)
-        accepted[again] = _likely(model, images[again], labels[again], prepared.card.task) >= config["filter"]
+        accepted[again] = np.logical_and.reduce([accept(images[again], labels[again]) for accept in accepts])
         tries += len(again)
     return images, seeds, {"accepted_at_once": share, "tries": tries, "accepted": float(accepted.mean())}
+
+
+Accept = Callable[[NDArray[np.uint8], NDArray[Any]], NDArray[np.bool_]]
+
+
+def _filters(config: Record, inputs: dict[str, Path], prepared: split.Prepared) -> list[Accept]:
+    """What each image must pass: its label seen by a classifier; not nearer to training than validation images are."""
+    found: list[Accept] = []
+    if config["filter"] is not None:
+        from benchmark.stages.classify import read_classifier
+
+        model = read_classifier(inputs["filter"], len(prepared.card.classes))
+        found.append(lambda images, labels: _likely(model, images, labels, prepared.card.task) >= config["filter"])
+    if config.get("privacy") is not None:
+        from privacy.neighbours import tile_max_neighbours
+
+        limited = config["exposure"] in ("budget", "transfer")
+        sight = {"budget": config["budget"], "seed": config["seed"]} if limited else {"budget": None, "seed": None}
+        bank = prepared.train.images[split.seen_rows(prepared, sight)]
+        control = np.sort(tile_max_neighbours(prepared.validation.images, bank, k=1)[0][:, 0])
+        threshold = control[max(1, int(config["privacy"] * (len(control) + 1))) - 1]
+        found.append(lambda images, _: tile_max_neighbours(images, bank, k=1)[0][:, 0] > threshold)
+    return found
 
 
 def _likely(model: Any, images: NDArray[np.uint8], labels: NDArray[Any], task: str) -> NDArray[np.float64]:

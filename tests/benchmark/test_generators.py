@@ -283,3 +283,24 @@ def test_finished_images_enter_as_a_generator(tmp_path: Path) -> None:
 def test_wrong_generators_are_one_line(tmp_path: Path, generator: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput, match=words):
         cells_of(tmp_path, generators={"g": generator})
+
+
+def test_privacy_filter_redraws_what_is_too_near(tmp_path: Path) -> None:
+    """At 0.9 nearly every image of an untrained generator is refused or far; the unfiltered cell is as it was."""
+    from benchmark.stages import split, synthesize
+    from privacy.neighbours import tile_max_neighbours
+
+    sampling = {"steps": 2, "privacy": [None, 0.9], "redraws": 2}
+    cells = cells_of(tmp_path, generators={"g": SMALL}, sampling=sampling, datasets=["phantom-oct"])
+    drawn = {c.about["variant"]: c for c in of(cells, "synthesize", generator="g")}
+    assert set(drawn) == {"", "privacy=0.9"} and "privacy" not in drawn[""].config
+    store = finish(cells, tmp_path / "home", "synthesize")
+    prepared = split.read(store.folder(drawn[""].inputs["split"]))
+    bank = prepared.train.images[prepared.kept]
+    control = np.sort(tile_max_neighbours(prepared.validation.images, bank, k=1)[0][:, 0])
+    threshold = control[int(0.9 * (len(control) + 1)) - 1]
+    near = {key: tile_max_neighbours(synthesize.read(store.folder(cell)).images, bank, k=1)[0][:, 0] <= threshold
+            for key, cell in drawn.items()}  # fmt: skip
+    facts = json.loads((store.folder(drawn["privacy=0.9"]) / "facts.json").read_text())
+    assert facts["accepted_at_once"] == pytest.approx(1 - near[""].mean())
+    assert facts["accepted"] == pytest.approx(1 - near["privacy=0.9"].mean())

@@ -73,3 +73,12 @@ def test_the_heat_map_is_dark_where_two_pictures_agree() -> None:
     heat = heat_map(one, two).astype(int)
     assert heat.shape == (32, 32, 3) and heat[:8, :8].mean() > heat[8:, 8:].mean() + 60
     assert np.ptp(heat_map(one, one)[..., 0] - 0.35 * one.mean(axis=2)) < 3
+
+
+def test_the_price_of_a_filter_is_drawn_for_a_sweep_of_it(rich: Results) -> None:
+    table = rich.table[(rich.table["generator"] == "generalist") & rich.table["seed"].isna()]
+    flagged = [row | {"stage": "audit", "metric": "embedding_flagged", "group": "all", "arm": "", "value": 0.05}
+               for row in records(table.drop_duplicates("dataset"))]  # fmt: skip
+    sweep = [row | {"variant": f"privacy={level}"} for row in [*records(table), *flagged] for level in (0.01, 0.2)]
+    assert draw("strictness", rich) is None
+    assert draw("strictness", replace(rich, table=join(rich.table, frame([*flagged, *sweep])))) is not None
