@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import inception
 
 LITE0_SHA256 = "579344248a93e230"
@@ -122,4 +123,7 @@ def fid_inception(file: Path) -> torch.nn.Module:
     state = load_file(file)
     model.fc = torch.nn.Identity()
     model.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")}, strict=True)
-    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+    for module in model.eval().modules():
+        if isinstance(module, inception.BasicConv2d):  # the batch norms of a fixed network are part of its convolutions
+            module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), torch.nn.Identity()
+    return model.requires_grad_(False)  # type: ignore[no-any-return]

@@ -19,7 +19,7 @@ Estimate = tuple[float, float, float]
 MS_SSIM_WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])  # Wang 2003
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2
-BLOCK = 1024  # rows of a distance or kernel matrix at a time
+BLOCK = 512  # rows of a distance or kernel matrix at a time
 IMAGES = 64  # pairs of images at a time
 
 

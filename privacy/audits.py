@@ -195,7 +195,7 @@ def _finite(name: str, values: NDArray[np.floating]) -> None:
 
 Features = NDArray[np.floating]
 Floats = NDArray[np.float64]
-BLOCK = 1024
+BLOCK = 512
 
 
 def authentic_share(train: Features, synthetic: Features) -> float:

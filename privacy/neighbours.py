@@ -1,6 +1,8 @@
 """Patch vectors, and the exact nearest neighbours of images, patches and features."""
 
 from collections.abc import Iterator
+from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -82,7 +84,8 @@ Levels = NDArray[np.float32]  # whole numbers -128 to 127
 Exclude = tuple[list[str], list[str]]  # the patient of each query and of each bank image
 
 EXACT = 1024  # products whose sum is exact in float32
-QUERIES, BANK = 256, 2048  # images at a time
+QUERIES, BANK = 256, 512  # images at a time
+HELD = 4096  # queries whose tiles are held
 SHARD = 2**24  # floats of bank patches at a time, 64 MiB
 ANSWERS = 2**21  # neighbours asked for at a time
 NEVER = np.iinfo(np.int64).max
@@ -96,8 +99,8 @@ def tile_max_matrix(queries: Images, bank: Images) -> Distances:
     """
     queries, bank = _channels(queries, bank)
     out = np.empty((len(queries), len(bank)))
-    for part, there in _blocks(len(queries), len(bank)):
-        out[part, there] = _worst_tile(queries[part], bank[there])
+    for part, there, worst in _worst_tiles(queries, bank):
+        out[part, there] = worst
     return _rms(out, queries.shape)
 
 
@@ -113,8 +116,8 @@ def tile_max_neighbours(
     _enough(own, len(queries), len(bank), k)
     queries, bank = _channels(queries, bank)
     best = np.full((len(queries), k), NEVER)  # squared sum * B + row: one whole number orders both
-    for part, there in _blocks(len(queries), len(bank)):
-        keys = _worst_tile(queries[part], bank[there]).astype(np.int64) * len(bank)
+    for part, there, worst in _worst_tiles(queries, bank):
+        keys = worst.astype(np.int64) * len(bank)
         keys += np.arange(len(bank))[there]
         if own is not None:
             keys[own[0][part, None] == own[1][None, there]] = NEVER
@@ -222,13 +225,39 @@ def _image_scores(by_tile: Distances, owner: Rows, contrast: Distances, closest:
     return np.take_along_axis(by_tile, order, 1).mean(1), holder
 
 
-def _worst_tile(a: Images, b: Images) -> Distances:
-    """Largest over tiles of the sum of squared differences in grey levels, float64 [a, b], exact whole numbers."""
-    x, y = _levels(cut_tiles(a)), _levels(cut_tiles(b))
-    worst = np.zeros((len(a), len(b)))
-    for t in range(x.shape[1]):
-        np.maximum(worst, _squares(x[:, t], y[:, t]), out=worst)
-    return worst
+def _worst_tiles(queries: Images, bank: Images) -> Iterator[tuple[slice, slice, Rows]]:
+    """Blocks of queries and bank, and the largest over tiles of the sum of squared differences in grey levels [q, b].
+
+    Whole numbers, and exact: products of levels within ±128 summed over at most EXACT of them fit float32's 24 bits.
+    """
+    for held, there in product(_parts(0, len(queries), HELD), _parts(0, len(bank), BANK)):
+        if there.start == 0:
+            mine = [(part, *_tiles(queries[part])) for part in _parts(held.start, held.stop, QUERIES)]
+        y, y_norms = _tiles(bank[there])
+        for part, x, x_norms in mine:
+            worst = np.zeros((x.shape[0], y.shape[0]), x_norms.dtype)
+            for t in range(x.shape[1]):
+                squares = _products(x[:, t], y[:, t], worst.dtype)
+                squares += x_norms[:, t, None]
+                squares += y_norms[None, :, t]
+                np.maximum(worst, squares, out=worst)
+            yield part, there, worst
+
+
+def _products(x: Levels, y: Levels, kind: Any) -> Rows:
+    """-2 x y as whole numbers; doubling is exact, so it is left to the smaller factor."""
+    double = -2 * x
+    total = (double[:, :EXACT] @ y[:, :EXACT].T).astype(kind)
+    for start in range(EXACT, x.shape[1], EXACT):
+        total += (double[:, start : start + EXACT] @ y[:, start : start + EXACT].T).astype(kind)
+    return np.asarray(total)
+
+
+def _tiles(images: Images) -> tuple[Levels, Rows]:
+    """Levels float32 [n, tiles, pixels] of each tile, and their squared norms in the narrowest whole numbers."""
+    levels = _levels(cut_tiles(images))
+    kind = np.int32 if levels.shape[2] * 255**2 < 2**31 else np.int64
+    return levels, np.square(levels).sum(2, dtype=np.float64).astype(kind)
 
 
 def _squares(x: Levels, y: Levels) -> Distances:
@@ -249,10 +278,8 @@ def _rms(squares: Distances, shape: tuple[int, ...]) -> Distances:
     return np.asarray(np.sqrt(squares / size) / 255)
 
 
-def _blocks(queries: int, bank: int) -> Iterator[tuple[slice, slice]]:
-    for there in range(0, bank, BANK):
-        for start in range(0, queries, QUERIES):
-            yield slice(start, start + QUERIES), slice(there, there + BANK)
+def _parts(start: int, stop: int, size: int) -> list[slice]:
+    return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
 
 
 def _channels(queries: Images, bank: Images) -> tuple[Images, Images]:

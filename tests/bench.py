@@ -1,6 +1,6 @@
 """`make bench`: what a user waits for, and ratios to what they would pick instead; prints, never fails.
 
-python tests/bench.py [quick] [generator] [grid] [statistics] [--home DIR]     # by default all parts
+python tests/bench.py [PART ...] [--home DIR]     # quick generator grid statistics neighbours fidelity features
 """
 
 import argparse
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bench_measures
 import numpy as np
 
 AUGURY = [sys.executable, "-m", "benchmark.cli"]
@@ -211,7 +212,24 @@ def statistics(home: Path) -> None:
     cells: list[Any] = []
     show("planning", seconds(lambda: cells.extend(plan(Study.model_validate(given)))), "s", "under 5")
     show("its classifiers", sum(cell.stage == "classify" for cell in cells), "", "")
+    show("the report of 100,000 rows", seconds(lambda: large_report(home)), "s", "under 30")
     show("tables of 2,000 classifiers with 1,000 test images", seconds(lambda: counted(2000, 1000)), "s", "under 60")
+
+
+def large_report(home: Path) -> None:
+    """Page, tables and figures of a made-up study whose table was blown up to 100,000 rows."""
+    from dataclasses import replace
+
+    from results.report import render
+    from results.tidy import frame, records
+    from tests.results.conftest import SETS, make
+
+    made = make(SETS, 3)
+    rows = records(made.table)
+    seeds = [row for row in rows if row["stage"] == "classify" and row["seed"] == row["seed"]]
+    while len(rows) < 100_000:
+        rows += [row | {"variant": f"v={len(rows) // 40_000}", "budget": len(rows) / 1e6} for row in seeds]
+    render(replace(made, table=frame(rows)), home / "large")
 
 
 def counted(classifiers: int, images: int) -> None:
@@ -244,7 +262,10 @@ def counted(classifiers: int, images: int) -> None:
     frame([*found, *dose_rows(cells, jackknives, found), *opinion_rows(cells, load, claims)])
 
 
-PARTS = {"quick": quick, "generator": generator, "grid": grid, "statistics": statistics}
+PARTS: dict[str, Callable[[Path], None]] = {
+    "quick": quick, "generator": generator, "grid": grid, "statistics": statistics,
+    **{name: lambda home, part=part: part(show) for name, part in bench_measures.PARTS.items()},  # type: ignore[misc]
+}  # fmt: skip
 
 
 def main() -> None:
