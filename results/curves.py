@@ -9,11 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from results.charts import panels
+from results.opinions import measured_gains, spearman
 from results.tidy import GREY, LOOKS, PLACEBOS, SPARE, Results, look, missing, plain, records, with_images
 from results.wording import heading, number, percent
-
-MEASURES = ("frechet", "kernel", "precision", "recall", "density", "coverage", "vendi", "ms_ssim", "label_consistency",
-            "two_sample_auroc", "authentic_difference")  # fmt: skip
 
 
 def multiplier(results: Results) -> Figure | None:
@@ -106,40 +104,6 @@ def predictors(results: Results) -> Figure | None:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
     return figure
-
-
-def measured_gains(results: Results) -> pd.DataFrame:
-    """measure, dataset, generator, exposure, variant, value, gain: every measure beside the gain of its own images."""
-    claims, table = results.claims, results.table
-    columns = ["measure", "dataset", "generator", "exposure", "variant", "value", "gain"]
-    if claims.empty:
-        return pd.DataFrame(columns=columns)
-    gains = claims[(claims["arm"] == "augmented") & (claims["against"] == "real") & ~claims["generator"].isin(PLACEBOS)]
-    gains = gains[(gains["backbone"] == results.backbone) & (gains["budget"] == gains["budget"].min())]
-    keys = ["dataset", "generator", "exposure", "variant"]
-    gains = gains.drop_duplicates(keys)[[*keys, "difference"]]
-    kept = table[table["seed"].isna() & (table["group"] == "all") & table["stage"].isin(["fidelity", "audit"])]
-    kept = kept[kept["metric"].str.startswith(MEASURES)].drop_duplicates([*keys, "metric"])
-    pairs = kept.merge(gains, on=keys).rename(columns={"metric": "measure", "difference": "gain"})
-    pairs = pairs.dropna(subset=["value", "gain"])
-    enough = pairs.groupby("measure")["gain"].transform("size") >= 4
-    return pairs.loc[enough, columns].sort_values(["measure", *keys], ignore_index=True)
-
-
-def spearman(pairs: pd.DataFrame) -> float:
-    """Rank correlation of measure and gain; NaN where either does not vary."""
-    ranks = pairs[["value", "gain"]].rank()
-    if (ranks.nunique() < 2).any():
-        return float("nan")
-    return float(np.corrcoef(ranks["value"], ranks["gain"])[0, 1])
-
-
-def predictors_table(results: Results) -> pd.DataFrame:
-    """Which measure predicts utility: Spearman's rho over data sets and generators, and how many pairs it rests on."""
-    pairs = measured_gains(results)
-    parts = pairs.groupby("measure")
-    rows = [{"measure": measure, "rho": spearman(part), "pairs": len(part)} for measure, part in parts]
-    return pd.DataFrame(rows, columns=["measure", "rho", "pairs"])
 
 
 def reader(results: Results) -> Figure | None:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from results import charts, curves
+from results.opinions import predictors_table
 from results.tidy import Results, headline, records, styled, with_images
 from results.wording import listed, number, percent
 
@@ -58,8 +59,8 @@ def say_multiplier(results: Results) -> str:
 
 def say_predictors(results: Results) -> str:
     """The strongest rank correlation and what it rests on."""
-    table = curves.predictors_table(results).dropna(subset=["rho"])
-    text = "Each point is a data set and a generator; rho is Spearman's, without correction, a description and no test."
+    table = predictors_table(results).dropna(subset=["rho"])
+    text = "Each point is a data set and a generator; rho is Spearman's; the table has p after Holm and the regret."
     if table.empty:
         return text
     best = max(records(table), key=lambda row: abs(float(row["rho"])))

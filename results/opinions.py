@@ -1,4 +1,4 @@
-"""Second opinions on a difference, and where its spread comes from: DeLong, McNemar, bootstrap, Wilcoxon, SDs."""
+"""Second opinions on a difference, where its spread comes from, and which measure of the images foretells it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from results.claims import PLACEBOS, lower_is_better
 from results.pooling import SETTING, Load, Row, Setting, compare, counterpart, settings
 from results.statistics import (
     Floats,
@@ -20,10 +21,14 @@ from results.statistics import (
     patients_of,
     placements,
 )
+from results.tidy import Results
 
 SETS = 6  # data sets below which the signed-rank test cannot reach 5 %
 BOOTSTRAP_SEEDS = 10  # seeds below which a bootstrap over them covers far too little
 RESAMPLES = 1000
+MEASURES = ("frechet", "kernel", "precision", "recall", "density", "coverage", "vendi", "ms_ssim", "label_consistency",
+            "two_sample_auroc", "authentic_difference")  # fmt: skip
+FACTORS = ["generator", "exposure", "variant"]
 
 
 def delong(truth: npt.ArrayLike, one: npt.ArrayLike, two: npt.ArrayLike) -> tuple[float, float]:
@@ -241,3 +246,92 @@ def _over_sets(claims: pd.DataFrame) -> list[Row]:
             rows.append(shared | {"metric": "wilcoxon_p", "value": p})
     adjusted = holm([float(row["value"]) for row in rows])
     return rows + [row | {"metric": "wilcoxon_p_holm", "value": p} for row, p in zip(rows, adjusted, strict=True)]
+
+
+def measured_gains(results: Results) -> pd.DataFrame:
+    """measure, dataset, generator, exposure, variant, value, gain: every measure beside the gain of its own images."""
+    claims, table = results.claims, results.table
+    columns = ["measure", "dataset", "generator", "exposure", "variant", "value", "gain"]
+    if claims.empty:
+        return pd.DataFrame(columns=columns)
+    gains = claims[(claims["arm"] == "augmented") & (claims["against"] == "real") & ~claims["generator"].isin(PLACEBOS)]
+    gains = gains[(gains["backbone"] == results.backbone) & (gains["budget"] == gains["budget"].min())]
+    keys = ["dataset", "generator", "exposure", "variant"]
+    gains = gains.drop_duplicates(keys)[[*keys, "difference"]]
+    kept = table[table["seed"].isna() & (table["group"] == "all") & table["stage"].isin(["fidelity", "audit"])]
+    kept = kept[kept["metric"].str.startswith(MEASURES)].drop_duplicates([*keys, "metric"])
+    pairs = kept.merge(gains, on=keys).rename(columns={"metric": "measure", "difference": "gain"})
+    pairs = pairs.dropna(subset=["value", "gain"])
+    enough = pairs.groupby("measure")["gain"].transform("size") >= 4
+    return pairs.loc[enough, columns].sort_values(["measure", *keys], ignore_index=True)
+
+
+def spearman(pairs: pd.DataFrame) -> float:
+    """Rank correlation of measure and gain; NaN where either does not vary."""
+    return _rho(pairs["value"].to_numpy(dtype=np.float64), pairs["gain"].to_numpy(dtype=np.float64))
+
+
+def _rho(values: Floats, gains: Floats) -> float:
+    if len(values) < 2 or np.ptp(values) == 0 or np.ptp(gains) == 0:
+        return float("nan")
+    return float(np.corrcoef(stats.rankdata(values), stats.rankdata(gains))[0, 1])
+
+
+def predictors_table(results: Results) -> pd.DataFrame:
+    """Which measure predicts utility: one row a measure.
+
+    rho: Spearman's over all data sets and generators, with a percentile interval from resampling both (from three sets
+    up); within: its mean inside the data sets that have three generators or more; p: gains permuted inside each set
+    (among all where each set has one generator), with Holm over measures; regret: AUROC lost on average where each
+    set's generator is chosen by this measure instead of by its gain (sets with two generators or more).
+    """
+    pairs = measured_gains(results)
+    rows = [_predicts(str(measure), part) for measure, part in pairs.groupby("measure")]
+    columns = ["measure", "rho", "rho_low", "rho_high", "within", "p", "p_holm", "regret", "pairs", "sets"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(p_holm=holm(table["p"].to_numpy(dtype=np.float64))) if len(table) else table
+
+
+def _predicts(measure: str, pairs: pd.DataFrame) -> Row:
+    rng, groups = np.random.default_rng(0), [part for _, part in pairs.groupby("dataset")]
+    rho, within = spearman(pairs), [spearman(part) for part in groups if len(part) >= 3]
+    low, high = _both_resampled(pairs, rng) if len(groups) >= 3 else (float("nan"), float("nan"))
+    sign = -1.0 if lower_is_better(measure) else 1.0
+    several = [part for part in groups if len(part) > 1]
+    lost = [part["gain"].max() - part["gain"].iloc[int(np.argmax(sign * part["value"]))] for part in several]
+    return {
+        "measure": measure, "rho": rho, "rho_low": low, "rho_high": high, "pairs": len(pairs), "sets": len(groups),
+        "within": float(np.nanmean(within)) if np.isfinite(within).any() else float("nan"),
+        "p": _permuted(pairs, rho, rng), "regret": float(np.mean(lost)) if lost else float("nan"),
+    }  # fmt: skip
+
+
+def _permuted(pairs: pd.DataFrame, rho: float, rng: np.random.Generator) -> float:
+    """Two-sided p: gains change places inside their set, or among all sets where each has one."""
+    if rho != rho:
+        return rho
+    sets = pairs["dataset"].to_numpy() if pairs["dataset"].duplicated().any() else np.zeros(len(pairs))
+    values, gains = (stats.rankdata(pairs[name]) for name in ("value", "gain"))
+    drawn = np.tile(gains, (RESAMPLES, 1))
+    for name in np.unique(sets):
+        mine = np.flatnonzero(sets == name)
+        drawn[:, mine] = rng.permuted(drawn[:, mine], axis=1)
+    found = np.corrcoef(values, drawn)[0, 1:]
+    return float((1 + (np.abs(found) >= abs(rho) - 1e-12).sum()) / (1 + RESAMPLES))
+
+
+def _both_resampled(pairs: pd.DataFrame, rng: np.random.Generator) -> tuple[float, float]:
+    """Percentile interval of rho over data sets and generators drawn anew."""
+    sets = pairs["dataset"].astype("category").cat.codes.to_numpy()
+    kinds = pairs[FACTORS].agg("|".join, axis=1).astype("category").cat.codes.to_numpy()
+    values, gains = (pairs[name].to_numpy(dtype=np.float64) for name in ("value", "gain"))
+    drawn = []
+    for _ in range(RESAMPLES // 2):
+        times = [np.bincount(rng.integers(0, n, n), minlength=n) for n in (sets.max() + 1, kinds.max() + 1)]
+        rows = np.repeat(np.arange(len(pairs)), times[0][sets] * times[1][kinds])
+        drawn.append(_rho(values[rows], gains[rows]))
+    known = np.array(drawn)[np.isfinite(drawn)]
+    if len(known) < RESAMPLES // 10:
+        return float("nan"), float("nan")
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from results import hypotheses
-from results.curves import predictors_table
+from results.opinions import predictors_table
 from results.tidy import Results, records
 from results.wording import TIED
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from results import hypotheses
-from results.curves import predictors_table
+from results.opinions import predictors_table
 from results.tidy import Results, frame
 
 GENERATORS = {"all": {"train_on": "all", "images_seen": 100}, "own": {"train_on": "each", "images_seen": 50},
@@ -78,5 +78,23 @@ def test_predictors_rest_on_pairs(results: Results) -> None:
     found = dataclasses.replace(made(results, rows), claims=claims)
     table = predictors_table(found).set_index("measure")
     assert table.loc["frechet_a", "rho"] == pytest.approx(-1) and table.loc["coverage_a", "rho"] == pytest.approx(1)
-    assert set(table["pairs"]) == {4}
+    assert set(table["pairs"]) == {4} and set(table["sets"]) == {4}
+    exact = 2 / 24  # of the 24 orders two are as extreme
+    assert table["p"].tolist() == pytest.approx([exact, exact], abs=0.03) and (table["p_holm"] >= table["p"]).all()
+    assert table["regret"].isna().all(), "each set has one generator: there is nothing to choose"
     assert predictors_table(dataclasses.replace(found, claims=claims[:3])).empty, "three pairs say nothing"
+
+
+def test_regret_is_what_a_measure_costs_as_a_guide(results: Results) -> None:
+    """Two generators a set; coverage prefers the one that helps less on one of them by .03."""
+    keys, claims, rows = {"exposure": "full", "variant": ""}, [], []
+    given = {("d0", "a"): (0.05, 0.9), ("d0", "b"): (0.02, 0.5), ("d1", "a"): (0.01, 0.9), ("d1", "b"): (0.04, 0.5),
+             ("d2", "a"): (0.03, 0.9), ("d2", "b"): (0.01, 0.5)}  # fmt: skip
+    for (dataset, generator), (gain, value) in given.items():
+        same = keys | {"dataset": dataset, "generator": generator}
+        claims.append(same | {"arm": "augmented", "against": "real", "backbone": "", "budget": 0.1, "difference": gain})
+        rows.append(same | {"stage": "fidelity", "group": "all", "metric": "coverage_x", "value": value})
+    found = dataclasses.replace(made(results, rows), claims=pd.DataFrame(claims))
+    row = predictors_table(found).iloc[0]
+    assert row["regret"] == pytest.approx(0.01) and row["pairs"] == 6 and row["sets"] == 3
+    assert row["rho_low"] <= row["rho"] <= row["rho_high"]
