@@ -56,14 +56,23 @@ def show(name: Name, picture: Annotated[Path, typer.Option(help="Where to write 
 
 
 @data.command()
-def check(name: Name) -> None:
-    """Look for leaks and duplicates; exit code 1 where one would stop a study. Example: augury data check busi"""
+def check(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="One set or several.")]) -> None:
+    """Look for leaks, duplicates, pictures that sets share; exit code 1 where one would stop a study. Example:
+    augury data check busi breastmnist"""
     from benchmark import datasets
-    from benchmark.splits import leakage
+    from benchmark.splits import leakage, shared_images
 
-    found = leakage(datasets.load(name))
-    for finding in found:
-        typer.echo(f"{'STOPS ' if finding.stops else 'noted '} {finding.kind}: {finding.text}")
+    loaded = [datasets.load(name) for name in datasets.expand(names)]
+    found = []
+    for each in loaded:
+        own = leakage(each)
+        found += own
+        lead = f"{each.card.name}: " if len(loaded) > 1 else ""
+        for finding in own:
+            typer.echo(f"{'STOPS ' if finding.stops else 'noted '} {lead}{finding.kind}: {finding.text}")
+    for finding in shared_images({d.card.name: [part.images for part in d.splits.values()] for d in loaded}):
+        found.append(finding)
+        typer.echo(f"noted  {finding.kind}: {finding.text}")
     if not found:
         typer.echo("nothing found")
     if any(finding.stops for finding in found):

@@ -154,12 +154,12 @@ def digest(reference: str, phantom_images: int, size: int) -> str:
 
 
 def fingerprint(path: Path, files: list[Path] | None = None) -> str:
-    """The sha256 over names and contents of these files, by default all that a folder or CSV consists of."""
+    """The sha256 over relative names and contents of these files, by default all that a folder or CSV consists of."""
     from benchmark.sources import files_of
 
-    total = hashlib.sha256()
+    total, root = hashlib.sha256(), path if path.is_dir() else path.parent
     for file in files_of(path) if files is None else files:
-        total.update(f"{file} {sha256(file)}".encode())
+        total.update(f"{os.path.relpath(file, root)} {sha256(file)}".encode())
     return total.hexdigest()
 
 

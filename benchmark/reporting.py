@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from benchmark.cache import BadInput, Cell, Record, Store, write_json
 from benchmark.running import versions
+from benchmark.splits import shared_images
 from benchmark.stages import split, synthesize
 from benchmark.study import Study
 from classifiers.metrics import per_class, reliability, score
@@ -187,9 +188,19 @@ class Reporter:
             "seeds": list(range(self.study.seeds)),
             "versions": versions(),
             "cells": {cell.digest: cell.stage for cell in self.cells},
+            "shared_images": self.shared_images(),
             "finished": len(self.done),
             "missing": {cell.digest: self.store.error(cell) or "not run" for cell in self.missing},
         }
+
+    def shared_images(self) -> list[str]:
+        """Pictures that sets have in common, where a generator goes from some sets to another."""
+        if not any("transfer" in block.exposure for block in self.study.grid):
+            return []
+        own = [cell for cell in self.of("split") if not cell.config.get("external")]
+        parts = {str(cell.about["dataset"]): self.prepared(cell.digest) for cell in own}
+        found = shared_images({key: [p.train.images, p.validation.images, p.test.images] for key, p in parts.items()})
+        return [finding.text for finding in found]
 
     def datasets(self) -> Iterator[Record]:
         for cell in (cell for cell in self.of("split") if not cell.config.get("external")):

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from benchmark.datasets import Dataset, Split
 
 Rows = NDArray[np.int64]
 NEAR = 0.98  # correlation at 16 x 16 pixels
+SAME = 0.995  # between data sets, whose pictures of one kind resemble each other anyway
 
 
 def patients_of(split: Split) -> list[str]:
@@ -146,6 +148,24 @@ def _near(data: Dataset) -> list[Finding]:
         return []
     share = f"{count} of {len(best)} test images"
     return [Finding("near duplicate", count, f"{share} correlate above {NEAR} with a train image at 16 x 16")]
+
+
+def shared_images(sets: dict[str, list[NDArray[np.uint8]]]) -> list[Finding]:
+    """Pictures that two data sets have in common, whatever the split; told, for names alone do not show it.
+
+    sets: name -> images uint8 [N, H, W, 3] of each split.
+    """
+    found = []
+    keys = {name: {key for images in parts for key in pixel_keys(images)} for name, parts in sets.items()}
+    small = {name: np.concatenate([_thumbnails(images) for images in parts]) for name, parts in sets.items()}
+    for a, b in combinations(sets, 2):
+        if count := len(keys[a] & keys[b]):
+            found.append(Finding("shared image", count, f"{count} pictures are in {a} and in {b}, pixel for pixel"))
+        best = np.concatenate([(part @ small[b].T).max(1) for part in np.array_split(small[a], 32) if len(part)])
+        if near := int((best > SAME).sum()) - count:
+            text = f"{near} pictures of {a} correlate above {SAME} with one of {b} at 16 x 16"
+            found.append(Finding("shared image", near, text))
+    return found
 
 
 def _thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float32]:

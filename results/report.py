@@ -157,7 +157,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
     )
     found = [(key.replace("_", " "), _plain(study[key])) for key in keys if key in study]
     found += [("versions", _plain(manifest.get("versions"))), ("seeds used", _plain(manifest.get("seeds")))]
-    other = sorted(set(manifest) - {"versions", "seeds", "commands"})
+    other = sorted(set(manifest) - {"versions", "seeds", "commands", "shared_images"})
     found += [(key.replace("_", " "), _plain(manifest[key])) for key in other]
     return [(key, text) for key, text in found if text not in (DASH, "")]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmark.datasets import Card, Dataset, Split
-from benchmark.splits import budget_rows, entry_budgets, flip_coin, leakage, patients_of
+from benchmark.splits import budget_rows, entry_budgets, flip_coin, leakage, patients_of, shared_images
 
 BUDGETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -102,3 +102,13 @@ def test_near_duplicates_and_constant_images_are_told_but_do_not_stop() -> None:
     found = leakage(dataset(train, test, (None, None)))
     assert {finding.kind: finding.count for finding in found} == {"constant image": 1, "near duplicate": 1}
     assert not any(finding.stops for finding in found)
+
+
+def test_pictures_that_two_sets_share_are_told() -> None:
+    rng = np.random.default_rng(0)
+    one, two, three = (rng.integers(0, 256, (30, 32, 32, 3), dtype=np.uint8) for _ in range(3))
+    two[:4] = one[10:14]
+    brighter = np.clip(one[20:22].astype(int) + 10, 0, 255).astype(np.uint8)
+    found = shared_images({"a": [one[:15], one[15:]], "b": [two], "c": [np.concatenate([three, brighter])]})
+    assert [(finding.count, finding.stops) for finding in found] == [(4, False), (2, False)]
+    assert "in a and in b" in found[0].text and "pictures of a correlate" in found[1].text
