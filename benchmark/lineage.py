@@ -152,8 +152,7 @@ class Lineage:
     ) -> Cell:  # fmt: skip
         before = start.inputs["autoencoder"] if start else None
         autoencoder = self.autoencoder(generator, inputs, sight, before, about)
-        left_out = {"train_on", "seeds", "images", "checkpoint", "start", "transfer_images_seen"}
-        config = generator.model_dump(exclude=left_out) | sight.config()
+        config = generator.training() | sight.config()
         config |= {"size": self.study.size, "seed_of_model": about["seed"], "images_seen": images_seen}
         if start:
             config["epochs"] = None
@@ -176,7 +175,7 @@ class Lineage:
             return Cell("autoencoder", VERSIONS["autoencoder"], config, {}, threads, about)
         assert inputs is not None and sight is not None
         config = autoencoder_source(self.study) | sight.config() | {"resolution": generator.resolution}
-        seen = self.study.decoder_images_seen
+        seen = 0 if generator.dp_epsilon else self.study.decoder_images_seen
         config |= {"size": self.study.size, "images_seen": seen // 4 if before else seen}
         if sight.exposure == "full" and generator.data_share < 1:
             config |= {"data_share": generator.data_share, "seed_of_model": about_seed}

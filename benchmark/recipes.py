@@ -1,5 +1,6 @@
 """How a generator is trained and how sets are drawn from it: fields of a study, with the recipes' defaults."""
 
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -63,6 +64,9 @@ class Generator(Frozen):
     channels: list[Annotated[int, Field(ge=16, multiple_of=16)]] = [64, 128]  # of a small U-Net, by level
     text_width: Annotated[int, Field(ge=32, multiple_of=32)] = 128  # of a small text encoder
     resolution: Annotated[int, Field(ge=16, multiple_of=8)] | None = None  # pixels; None = the model's own
+    dp_epsilon: Annotated[float, Field(gt=0)] | None = None  # differential privacy of each image (extra `dp`)
+    dp_delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
+    dp_clip: Annotated[float, Field(gt=0)] = 1.0  # norm to which each image's gradient is cut
     seeds: Literal["all"] | Count = "all"  # how many generators; seed s of the study uses generator s modulo this
 
     @model_validator(mode="before")
@@ -87,6 +91,11 @@ class Generator(Frozen):
             raise ValueError(f"{' and '.join(given)} given; allowed: one of start, checkpoint, images")
         if self.images_seen and self.epochs:
             raise ValueError("images_seen and epochs given; allowed: one of them")
+        if self.dp_epsilon is not None:
+            if self.source or self.images or self.lora_rank or self.processes > 1 or self.recipe != "small":
+                raise ValueError("dp_epsilon is for recipe small from scratch, in one process, without LoRA")
+            if find_spec("opacus") is None:
+                raise ValueError("dp_epsilon needs the extra dp: pip install 'augury[dp]'")
         if self.unconditional and self.train_on != "each":
             raise ValueError("unconditional needs train_on: each, as without text it cannot tell sets apart")
         return self
@@ -95,6 +104,12 @@ class Generator(Frozen):
     def trained(self) -> bool:
         """Whether this study trains it; otherwise what it has seen is not known."""
         return self.checkpoint is None and self.images is None
+
+    def training(self) -> dict[str, Any]:
+        """The fields that training depends on."""
+        elsewhere = {"train_on", "seeds", "images", "checkpoint", "start", "transfer_images_seen"}
+        private = {"dp_epsilon", "dp_delta", "dp_clip"} if self.dp_epsilon is None else set()
+        return self.model_dump(exclude=elsewhere | private)
 
     def at(self, folder: Path) -> "Generator":
         """The same with paths relative to the study's folder made whole; hub ids stay as they are."""

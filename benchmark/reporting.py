@@ -82,7 +82,7 @@ class Reporter:
         claims = contrasts(cells, load, resolved)
         pooled = [*pooled_rows(cells, load, generators), *multiplier_rows(cells, load, generators)]
         pooled += [*dose_rows(cells, load, pooled, generators), *opinion_rows(cells, self.load, claims)]
-        others = own["stage"].isin(["synthesize", "fidelity", "audit", "membership"])
+        others = own["stage"].isin(["synthesize", "train", "fidelity", "audit", "membership"])
         pooled += pool_seeds(own[others | own["group"].str.contains("=", regex=False)])
         return Results(
             study=resolved,
@@ -111,10 +111,19 @@ class Reporter:
             facts = json.loads((self.store.verify(cell) / "facts.json").read_text())
             for name, value in facts.items():
                 yield self.keys(cell) | {"group": "all", "metric": f"filter_{name}", "value": value}
+        yield from self.private_rows()
         for cell in (*self.of("fidelity"), *self.of("audit"), *self.of("membership")):
             for row in json.loads((self.store.verify(cell) / "rows.json").read_text()):
                 keys = self.keys(cell) | {key: value for key, value in row.items() if value != ""}
                 yield {"group": "all"} | keys
+
+    def private_rows(self) -> Iterator[Record]:
+        """The accountant's epsilon and delta of generators trained with differential privacy."""
+        for cell in self.of("train"):
+            facts = json.loads((self.store.verify(cell) / "loss.json").read_text())
+            for name in ("dp_epsilon", "dp_delta"):
+                if name in facts:
+                    yield self.keys(cell) | {"group": "all", "metric": name, "value": facts[name]}
 
     def reader_rows(self) -> list[Record]:
         """What physicians answered, where they were asked."""

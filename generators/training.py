@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from generators.latent_diffusion import diffusion_loss, signal_and_noise, token_ids
+
+ORDERS = [1 + x / 20 for x in range(1, 200)] + [*range(11, 64), 128, 256, 512, 1024]  # of Rényi's divergence
+MICRO = 32  # images whose own gradients are held at once under differential privacy
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,102 @@ def train(
     return losses
 
 
+@dataclass(frozen=True)
+class Privacy:
+    """(epsilon, delta) for each image added or removed; clip: norm to which each image's gradient is cut."""
+
+    epsilon: float
+    delta: float
+    clip: float = 1.0
+
+
+def train_privately(
+    pipeline: Any,
+    latents: torch.Tensor,
+    captions: list[str],
+    schedule: Schedule,
+    privacy: Privacy,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    report: Callable[[int, float], None] = lambda seen, loss: None,
+) -> tuple[list[float], dict[str, float]]:
+    """DP-SGD with Adam (Abadi 2016, arXiv 1607.00133) on the U-Net; returns losses and what the accountant says.
+
+    Each step draws every image with probability batch / N (Poisson). The text encoder keeps its random weights and is
+    not trained. Noise comes from (seed, step), so that a run repeats itself: release the model, never the seed.
+    """
+    from opacus import GradSampleModule
+    from opacus.accountants import RDPAccountant
+    from opacus.accountants.utils import get_noise_multiplier
+    from opacus.optimizers import DPOptimizer
+
+    rate = min(1.0, schedule.batch / len(latents))
+    noise = get_noise_multiplier(
+        target_epsilon=privacy.epsilon, target_delta=privacy.delta, sample_rate=rate, steps=schedule.steps,
+        accountant="rdp", alphas=ORDERS,
+    )  # fmt: skip
+    pipeline.text_encoder.requires_grad_(False)
+    average, unet = copy.deepcopy(pipeline.unet).eval(), GradSampleModule(pipeline.unet.train())
+    inner = torch.optim.AdamW(unet.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    limits = {"noise_multiplier": noise, "max_grad_norm": privacy.clip, "expected_batch_size": schedule.batch}
+    optimiser = DPOptimizer(inner, **limits)
+    texts, which = np.unique(np.array([*captions, ""]), return_inverse=True)
+    with torch.no_grad():
+        ids = token_ids(pipeline.tokenizer, [str(text) for text in texts]).to(pipeline.device)
+        words = pipeline.text_encoder(ids)[0]
+    losses, saved = _resume(checkpoint, unet, average, inner), time.monotonic()
+
+    for step in range(len(losses), schedule.steps):
+        # Poisson sampling; noise of this step's own.
+        rng = np.random.default_rng([seed, step])
+        rows = np.flatnonzero(rng.random(len(latents)) < rate)
+        optimiser.generator = torch.Generator(words.device).manual_seed(int(rng.integers(2**62)))
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(schedule, step)
+        asked = np.where(rng.random(len(rows)) < schedule.caption_dropout, which[-1], which[rows])
+        random = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        times = torch.randint(0, 1000, (len(rows),), generator=random)
+        noised = torch.randn(latents[rows].shape, generator=random)
+        given = (latents[rows], words[asked], times, noised)
+        total = _private_step(unet, pipeline.scheduler, optimiser, given, schedule.micro_batch or MICRO)
+
+        if not np.isfinite(total):
+            raise FloatingPointError(f"loss is {total} at step {step} with learning rate {schedule.learning_rate:.2g}")
+        _update_average(average, unet, min(schedule.ema_decay, (1 + step) / (10 + step)))
+        losses.append(total)
+        report((step + 1) * schedule.batch, total)
+        if checkpoint and time.monotonic() - saved > schedule.checkpoint_seconds:
+            _save(checkpoint, unet, average, inner, losses)
+            saved = time.monotonic()
+
+    accountant = RDPAccountant()
+    accountant.history = [(noise, rate, schedule.steps)]
+    pipeline.unet = average.requires_grad_(True)
+    spent = {
+        "dp_epsilon": accountant.get_epsilon(privacy.delta, alphas=ORDERS),
+        "dp_delta": privacy.delta,
+        "noise_multiplier": noise,
+    }
+    return losses, {key: float(value) for key, value in spent.items()}
+
+
+def _private_step(unet: Any, scheduler: Any, optimiser: Any, given: tuple[Any, ...], micro: int) -> float:
+    """Each micro-batch's own gradients are cut and added; the last one gets the noise and moves the weights."""
+    device, total, n = next(unet.parameters()).device, 0.0, len(given[0])
+    parts = [slice(start, start + micro) for start in range(0, max(1, n), micro)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")  # no input needs a gradient
+        for place, part in enumerate(parts):
+            loss = diffusion_loss(unet, scheduler, *(each[part].to(device) for each in given)).sum()
+            loss.backward()
+            optimiser.signal_skip_step(do_skip=place < len(parts) - 1)
+            optimiser.step()
+            optimiser.zero_grad()
+            total += loss.item()
+    return total / max(1, n)
+
+
 def _draw(
     seed: int, step: int, latents: torch.Tensor, which: NDArray[Any], weights: NDArray[np.float64], schedule: Schedule
 ) -> Batch:
@@ -230,11 +330,8 @@ def _update_average(average: torch.nn.Module, model: torch.nn.Module, decay: flo
 def _save(folder: Path, model: Any, average: Any, optimiser: Any, losses: list[float]) -> None:
     """Write the state beside the old one and swap them, so that a kill in between loses nothing."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-    }
+    parts = {"model": model, "average": average, "optimiser": optimiser}
+    state = {name: part.state_dict() for name, part in parts.items()}
     partial = folder / "state.pt.partial"
     torch.save(state | {"losses": json.dumps(losses)}, partial)
     os.replace(partial, folder / "state.pt")

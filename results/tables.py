@@ -93,7 +93,7 @@ def fidelity(results: Results) -> pd.DataFrame:
 
 def privacy(results: Results) -> pd.DataFrame:
     """The audit: excess copies by tile and patch, bank control, copies called, power by planted kind."""
-    table = results.table[results.table["stage"].isin(["audit", "membership"])].copy()
+    table = results.table[results.table["stage"].isin(["audit", "membership", "train"])].copy()
     planted = table["group"] != "all"
     kinds = table["group"].str.replace("planted=", "", regex=False)
     table["metric"] = table["metric"].where(~planted, table["metric"] + ":" + kinds)
@@ -112,6 +112,8 @@ def _audit_order(table: pd.DataFrame) -> list[str]:
         "membership_auroc",
         "membership_blind_auroc",
         "membership_epsilon",
+        "dp_epsilon",
+        "dp_delta",
         "tile_max_p",
     )
     known = _metrics(table)

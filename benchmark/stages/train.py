@@ -132,7 +132,7 @@ def _fit(
 ) -> tuple[list[float], Record]:
     from generators.autoencoders import encode
     from generators.latent_diffusion import add_lora, merge_lora
-    from generators.training import Schedule, sampling_weights, train
+    from generators.training import Privacy, Schedule, sampling_weights, train, train_privately
 
     images, texts, sets = seen(config, inputs)
     latents = encode(pipeline.vae, images, resolution)
@@ -140,12 +140,15 @@ def _fit(
     count = config["images_seen"] or round(config["epochs"] * len(texts))
     dropout = 0.0 if config["unconditional"] else config["caption_dropout"]
     schedule = Schedule(images_seen=count, caption_dropout=dropout, **{name: config[name] for name in names})
+    given = {"seed": 1000 + config["seed_of_model"], "checkpoint": folder / "checkpoint"}
+    given |= {"report": spoken("generator", count)}
+    if config.get("dp_epsilon"):
+        privacy = Privacy(config["dp_epsilon"], config["dp_delta"], config["dp_clip"])
+        losses, spent = train_privately(pipeline, latents, texts, schedule, privacy, **given)
+        return losses, {"images": len(texts), "images_seen": count, "sets": sorted(set(sets))} | spent
     if config["lora_rank"]:
         add_lora(pipeline, config["lora_rank"])
-    losses = train(
-        pipeline, latents, texts, sampling_weights(sets, config["balance"]), schedule,
-        seed=1000 + config["seed_of_model"], checkpoint=folder / "checkpoint", report=spoken("generator", count),
-    )  # fmt: skip
+    losses = train(pipeline, latents, texts, sampling_weights(sets, config["balance"]), schedule, **given)
     if config["lora_rank"]:
         merge_lora(pipeline)
     return losses, {"images": len(texts), "images_seen": count, "sets": sorted(set(sets))}

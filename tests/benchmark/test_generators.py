@@ -304,3 +304,29 @@ def test_privacy_filter_redraws_what_is_too_near(tmp_path: Path) -> None:
     facts = json.loads((store.folder(drawn["privacy=0.9"]) / "facts.json").read_text())
     assert facts["accepted_at_once"] == pytest.approx(1 - near[""].mean())
     assert facts["accepted"] == pytest.approx(1 - near["privacy=0.9"].mean())
+
+
+def test_a_private_generator_tells_its_epsilon_and_its_decoder_learns_nothing(tmp_path: Path) -> None:
+    from benchmark.reporting import Reporter
+
+    pytest.importorskip("opacus")
+    generators = {"open": SMALL, "private": SMALL | {"dp_epsilon": 4.0, "dp_delta": 1e-2}}
+    cells = cells_of(tmp_path, generators=generators, datasets=["phantom-oct"])
+    assert [c.config["images_seen"] for c in of(cells, "autoencoder", generator="private")] == [0]
+    assert "dp_epsilon" not in of(cells, "train", generator="open")[0].config
+    store = finish(cells, tmp_path / "home", "membership")
+    trained = of(cells, "train", generator="private")[0]
+    facts = json.loads((store.folder(trained) / "loss.json").read_text())
+    study = load_study(str(next(tmp_path.glob("*.yaml"))))
+    found = {row["metric"]: row["value"] for row in Reporter(study, store, cells).private_rows()}
+    assert found == {"dp_epsilon": facts["dp_epsilon"], "dp_delta": 1e-2} and 0 < found["dp_epsilon"] <= 4.0
+    judged = of(cells, "membership", generator="private")[0]
+    rows = json.loads((store.folder(judged) / "rows.json").read_text())
+    empirical = next(row["value"] for row in rows if row["metric"] == "membership_epsilon")
+    assert not empirical > found["dp_epsilon"], "a bound of 95 % on few patients stays below the accountant's"
+
+
+@pytest.mark.parametrize("wrong", [{"lora_rank": 4}, {"recipe": "stable-diffusion"}, {"processes": 2}])
+def test_private_training_is_for_the_small_recipe_alone(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match="dp_epsilon is for recipe small"):
+        cells_of(tmp_path, generators={"g": SMALL | wrong | {"dp_epsilon": 4.0}})
