@@ -242,7 +242,7 @@ class Lineage:
         if keep:
             config |= {"keep": True}
         else:
-            config |= {"corruptions": list(study.corruptions)}
+            config |= {"corruptions": list(study.corruptions)} | ({"attacked": True} if study.attack else {})
             inputs |= self.external(reference)
         keys = {"arm": arm, "budget": budget, "ratio": float(ratio), "share": share, "backbone": backbone.name}
         about = {**self.identity[reference], **keys, "seed": seed, **about}

@@ -14,6 +14,7 @@ from benchmark.cache import BadInput, Cell, Record, Store, write_json
 from benchmark.running import versions
 from benchmark.splits import shared_images
 from benchmark.stages import split, synthesize
+from benchmark.stages.membership import attacked_rows
 from benchmark.study import Study
 from classifiers.metrics import per_class, reliability, score
 from results.claims import contrasts, replicates
@@ -83,6 +84,7 @@ class Reporter:
         pooled = [*pooled_rows(cells, load, generators), *multiplier_rows(cells, load, generators)]
         pooled += [*dose_rows(cells, load, pooled, generators), *opinion_rows(cells, self.load, claims)]
         others = own["stage"].isin(["synthesize", "train", "fidelity", "audit", "membership"])
+        others |= own["metric"].str.startswith("classifier_membership")
         pooled += pool_seeds(own[others | own["group"].str.contains("=", regex=False)])
         return Results(
             study=resolved,
@@ -112,6 +114,7 @@ class Reporter:
             for name, value in facts.items():
                 yield self.keys(cell) | {"group": "all", "metric": f"filter_{name}", "value": value}
         yield from self.private_rows()
+        yield from self.attack_rows()
         for cell in (*self.of("fidelity"), *self.of("audit"), *self.of("membership")):
             for row in json.loads((self.store.verify(cell) / "rows.json").read_text()):
                 keys = self.keys(cell) | {key: value for key, value in row.items() if value != ""}
@@ -124,6 +127,23 @@ class Reporter:
             for name in ("dp_epsilon", "dp_delta"):
                 if name in facts:
                     yield self.keys(cell) | {"group": "all", "metric": name, "value": facts[name]}
+
+    def attack_rows(self) -> Iterator[Record]:
+        """Membership of the coin's patients, told from the classifiers of every arm that kept what it needs."""
+        arms: dict[str, dict[int, Cell]] = {}
+        for cell in (cell for cell in self.of("classify") if cell.config.get("attacked")):
+            own = {key: value for key, value in cell.about.items() if key != "seed"}
+            arms.setdefault(json.dumps(own, sort_keys=True), {})[int(cell.about["seed"])] = cell
+        for cells in arms.values():
+            prepared = self.prepared(next(iter(cells.values())).inputs["split"].digest)
+            used, pools = {}, {}
+            for seed, cell in cells.items():
+                with np.load(self.store.verify(cell) / "predictions.npz", allow_pickle=False) as arrays:
+                    pools[seed] = arrays["pool"]
+                whole = cell.about.get("exposure") == "full"
+                used[seed] = prepared.kept if whole else prepared.budget(cell.config["budget"], seed)
+            for seed, rows in attacked_rows(prepared, pools, used).items():
+                yield from (self.keys(cells[seed]) | row for row in rows)
 
     def reader_rows(self) -> list[Record]:
         """What physicians answered, where they were asked."""

@@ -109,6 +109,7 @@ class Study(Frozen):
     budget_validation: bool = False  # repeat the lowest two budgets with validation cut to the budget
     external: dict[str, str] = {}  # data set -> another site's images of the same classes, to be tested on as well
     corruptions: list[Literal["blur", "contrast", "jpeg", "noise"]] = []  # of the test images, as further tests
+    attack: bool = False  # keep their probabilities for the coin's patients and attack them too
     claims: list[Claim] | None = None  # None = augmented against real at the lowest budget
     margin: Annotated[float, Field(gt=0, lt=0.5)] = 0.01  # AUROC, of equivalence
     backbones: Annotated[list[Backbone], Field(min_length=1)] = [Backbone(name="resnet18")]

@@ -57,6 +57,19 @@ def empirical_epsilon(members: Scores, others: Scores, member_patients: list[str
     return max(0.0, float(np.log(low / (1 - low)))) if 0 < low < 1 else (0.0 if low <= 0 else float("inf"))
 
 
+def calibrated(losses: Floats, inside: NDArray[np.bool_], place: int) -> Floats:
+    """Losses [S, N] of S models and whether each saw each image -> scores [N] of model `place`.
+
+    How far its loss lies below the mean of the other models that did not see the image (offline reference models as in
+    RMIA, Zarifzadeh 2024, arXiv 2312.03262, in its simplest form); NaN where there is none.
+    """
+    others = ~inside.copy()
+    others[place] = False
+    counts = others.sum(0)
+    mean = np.where(others, losses, 0.0).sum(0) / np.maximum(counts, 1)
+    return np.where(counts > 0, mean - losses[place], np.nan)
+
+
 def blind_auroc(members: Scores, others: Scores, member_patients: list[str], other_patients: list[str],
                 seed: int = 0, flips: int = 99) -> tuple[float, float]:  # fmt: skip
     """What one that never saw the model achieves on features [n, D] and [m, D], and a one-sided p that it is chance.

@@ -100,6 +100,12 @@ def privacy(results: Results) -> pd.DataFrame:
     return widened(table, ["dataset", "generator", "exposure", "budget", "variant"], _audit_order(table), ("n",))
 
 
+def attacks(results: Results) -> pd.DataFrame:
+    """Membership told from classifiers: does training on synthetic images protect the patients behind them?"""
+    table = results.table[results.table["metric"].str.startswith("classifier_membership")]
+    return widened(table, ["dataset", *SETTING], _metrics(table), ("n",))
+
+
 def _audit_order(table: pd.DataFrame) -> list[str]:
     """Excess copies first, then the controls, the power, the rest."""
     first = (
@@ -192,6 +198,7 @@ def costs(results: Results) -> pd.DataFrame:
 
 
 TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
+    "attacks": attacks,
     "claims": hypotheses.table,
     "costs": costs,
     "datasets": datasets,

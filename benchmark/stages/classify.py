@@ -42,6 +42,8 @@ def run_classify(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     tests = {"validation": prepared.validation.images, "test": prepared.test.images} | _further(
         config, inputs, prepared
     )
+    if config.get("attacked"):
+        tests["pool"] = prepared.train.images[prepared.pool]
     found: Record = {name: predict(model, images, task) for name, images in tests.items()}
     np.savez(folder / "predictions.npz", **found)
     if config.get("keep"):

@@ -1,4 +1,4 @@
-"""Stage membership: can the generator's members be told from the patients whom the coin held out?"""
+"""Can members be told from held-out patients: by the generator (a stage), by the classifiers of an arm?"""
 
 from pathlib import Path
 from typing import Any
@@ -69,3 +69,46 @@ def measured(
     for metric, value in {"blind_auroc": blind, "blind_p": p, "void": p <= 0.05 if p == p else p}.items():
         rows.append({"metric": f"membership_{metric}", "value": float(value), "n": n})
     return rows
+
+
+def attacked_rows(
+    prepared: split.Prepared, probabilities: dict[int, NDArray[Any]], used: dict[int, NDArray[np.int64]]
+) -> dict[int, list[Record]]:
+    """The attack on one arm's classifiers: seed -> tidy rows of `classifier_membership_*`.
+
+    probabilities: of prepared.pool, by seed; used: rows of train that the classifier of this seed, or the generator
+    behind its images, saw. The score is the negative loss and, calibrated, how far it lies below the mean loss of the
+    other seeds' classifiers that did not see the image, where every image has one.
+    """
+    from privacy.membership import calibrated, empirical_epsilon, membership_auroc
+
+    pool, labels = prepared.pool, prepared.train.labels[prepared.pool]
+    seeds = sorted(probabilities)
+    losses = np.stack([_losses(labels, probabilities[seed]) for seed in seeds])
+    inside = np.stack([np.isin(pool, used[seed]) for seed in seeds])
+    patients = np.array([prepared.patients[i] for i in pool])
+    out = ~np.isin(pool, prepared.members)
+    found: dict[int, list[Record]] = {}
+    for place, seed in enumerate(seeds):
+        scores = {"": -losses[place], "_calibrated": calibrated(losses, inside, place)}
+        found[seed] = []
+        for name, values in scores.items():
+            one, two = inside[place] & np.isfinite(values), out & np.isfinite(values)
+            if one.sum() < 2 or two.sum() < 2:
+                continue
+            given = (values[one], values[two], patients[one].tolist(), patients[two].tolist())
+            value, low, high = membership_auroc(*given)
+            keys: Record = {"group": "all", "n": int(one.sum() + two.sum())}
+            bounds = {"value": value, "low": low, "high": high}
+            found[seed].append(keys | {"metric": f"classifier_membership{name}_auroc"} | bounds)
+            epsilon = empirical_epsilon(*given, GUESSES)
+            found[seed].append(keys | {"metric": f"classifier_membership{name}_epsilon", "value": epsilon})
+    return found
+
+
+def _losses(labels: NDArray[Any], probabilities: NDArray[Any]) -> NDArray[np.float64]:
+    """Cross-entropy of each image in nats; of multi-label ones the sum over labels."""
+    p = np.clip(probabilities, 1e-12, 1 - 1e-12)
+    if labels.ndim == 2:
+        return np.asarray(-np.where(labels > 0, np.log(p), np.log1p(-p)).sum(1))
+    return np.asarray(-np.log(p[np.arange(len(labels)), labels]))

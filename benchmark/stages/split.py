@@ -28,6 +28,11 @@ class Prepared:
     patients: list[str]  # of train
     captions: list[str] | None  # of train, where the source has one for each image
 
+    @property
+    def pool(self) -> Rows:
+        """Rows of train of the patients for whom the coin was flipped."""
+        return np.union1d(self.members, self.heldout)
+
     def budget(self, budget: float | None, seed: int | None) -> Rows:
         """Rows of train in the order in which they enter the budget; None = all that are kept."""
         if budget is None:

@@ -330,3 +330,20 @@ def test_a_private_generator_tells_its_epsilon_and_its_decoder_learns_nothing(tm
 def test_private_training_is_for_the_small_recipe_alone(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match="dp_epsilon is for recipe small"):
         cells_of(tmp_path, generators={"g": SMALL | wrong | {"dp_epsilon": 4.0}})
+
+
+def test_classifiers_of_every_arm_are_attacked_where_it_is_asked(tmp_path: Path) -> None:
+    from benchmark.reporting import Reporter
+
+    changes = {"attack": True, "seeds": 2, "budgets": [0.5], "datasets": ["phantom-oct"], "phantom_images": 160}
+    changes |= {"arms": ["real", "synthetic"]}
+    cells = cells_of(tmp_path, generators={"g": SMALL}, **changes)
+    store = finish(cells, tmp_path / "home", "classify")
+    rows = list(Reporter(load_study(str(tmp_path / "study.yaml")), store, cells).attack_rows())
+    found = {(row["arm"], row["metric"], row["seed"]): row for row in rows}
+    for arm, seed in (("real", 0), ("real", 1), ("synthetic", 0)):
+        row = found[arm, "classifier_membership_auroc", seed]
+        assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+    assert ("real", "classifier_membership_calibrated_auroc", 0) in found, "seeds leave out different images"
+    assert ("synthetic", "classifier_membership_calibrated_auroc", 0) not in found, "the generators saw the same"
+    assert all("attacked" not in c.config for c in cells_of(tmp_path, generators={"g": SMALL}) if c.stage == "classify")

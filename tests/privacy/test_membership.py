@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from privacy.membership import blind_auroc, empirical_epsilon, membership_auroc, true_positive_rate
+from privacy.membership import blind_auroc, calibrated, empirical_epsilon, membership_auroc, true_positive_rate
 
 RNG = np.random.default_rng(0)
 A, B = RNG.normal(size=(2, 200))
@@ -57,3 +57,20 @@ def test_blind_baseline_sees_a_difference_of_the_groups_alone() -> None:
         for drawn in RNG.normal(size=(100, 80, 8))
     )
     assert void <= 12, "5 of 100 are expected"
+
+
+def test_calibration_removes_what_is_easy_for_every_model() -> None:
+    """Images differ far more in difficulty than by being a member; other models that did not see them tell how hard."""
+    rng = np.random.default_rng(3)
+    hard, inside = 5 * rng.normal(size=400), rng.random((6, 400)) < 0.5
+    inside[:, 200:] = False  # held out
+    losses = hard + 0.5 * rng.normal(size=(6, 400)) - 1.0 * inside
+    names = [f"m{i}" for i in range(400)]
+    chosen = np.flatnonzero(inside[0])
+    plain = membership_auroc(-losses[0][chosen], -losses[0][200:], [names[i] for i in chosen], names[200:])
+    scores = calibrated(losses, inside, 0)
+    assert np.isfinite(scores[200:]).all()
+    kept = chosen[np.isfinite(scores[chosen])]
+    better = membership_auroc(scores[kept], scores[200:], [names[i] for i in kept], names[200:])
+    assert plain[0] < 0.65 and better[0] > 0.85
+    assert np.isnan(calibrated(losses, np.ones_like(inside), 0)).all()
