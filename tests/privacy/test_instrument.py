@@ -1,0 +1,131 @@
+"""The audit as a measuring instrument, on real images: nothing to find, and copies planted in a known share.
+
+Of one data set a third is the source of `synthetic` images, which hold nothing of the rest; the rest is dealt into
+bank and held-out anew for every audit, so that the two are exchangeable. `make study` runs 500 audits at 73, 207 and
+1,350 controls and prints what docs/results.md has; the small test a few dozen.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from scipy.stats import kstest
+
+from privacy.audits import bank_control, call_copies, distance_ratio, query_control
+from privacy.neighbours import tile_max_matrix
+
+KINDS = ("held out", "held out, blurred", "mixup of held out", "class means")
+M = 100  # synthetic images an audit
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Distances float [images, rest] of each kind of synthetic images, and of the rest to itself."""
+
+    kinds: dict[str, NDArray[np.float64]]
+    rest: NDArray[np.float64]
+
+
+@cache
+def sheet(name: str, size: int) -> Sheet:
+    from benchmark.datasets import load
+
+    if not os.environ.get("AUGURY_DATA"):
+        pytest.skip(f"needs $AUGURY_DATA/{name}")
+    splits = load(name, 32).splits.values()
+    images = np.concatenate([part.images for part in splits])
+    labels = np.concatenate([part.labels for part in splits])
+    images, first = np.unique(images, axis=0, return_index=True)  # a picture that occurs twice is one patient
+    order = np.random.default_rng(0).permutation(len(images))[: size + 600]
+    images, labels = images[order], labels[first][order]
+    source, rest = images[:600], images[600:]
+    floats = source.astype(np.float64)
+    pairs = np.random.default_rng(1).permutation(600)
+    kinds = {
+        "held out": source,
+        "held out, blurred": np.rint(gaussian_filter(floats, (0, 1.2, 1.2, 0))),
+        "mixup of held out": np.rint((floats + floats[pairs]) / 2),
+        "class means": np.stack([floats[labels[:600] == label].mean(0) for label in labels[:600]])
+        + np.random.default_rng(2).normal(0, 4, floats.shape),
+    }
+    as_images = {key: np.clip(np.rint(value), 0, 255).astype(np.uint8) for key, value in kinds.items()}
+    return Sheet({key: tile_max_matrix(value, rest) for key, value in as_images.items()}, tile_max_matrix(rest, rest))
+
+
+def audit(pages: Sheet, kind: str, controls: int, seed: int, planted: float = 0.0) -> dict[str, float]:
+    """One audit: p of the query and of the bank control, share called by both, excess with its interval."""
+    rng = np.random.default_rng([seed, controls])
+    order = rng.permutation(len(pages.rest))
+    heldout, bank = order[:controls], order[controls:]
+    mine = pages.kinds[kind][rng.permutation(len(pages.kinds[kind]))[:M]]
+    copies = rng.random(M) < planted
+    originals = rng.choice(bank, M)
+    mine = np.where(copies[:, None], pages.rest[originals], mine)  # a copy lies as its original does, at distance 0
+    near, far = mine[:, bank].min(1), pages.rest[np.ix_(heldout, bank)].min(1)
+    law = query_control(near, far)
+    same = bank[rng.permutation(len(bank))[:controls]]
+    groups = [f"{i}" for i in range(len(same))]
+    bank_law = bank_control(mine[:, same], groups, mine[:, heldout], [f"h{i}" for i in range(controls)], seed)
+    inside = pages.rest[np.ix_(heldout, heldout)].copy()
+    np.fill_diagonal(inside, np.inf)
+    ratios = distance_ratio(near, mine[:, heldout].min(1)), distance_ratio(far, inside.min(1))
+    called = call_copies(near <= law["threshold"], *ratios)
+    return {"p": law["p_value"], "bank_p": bank_law["p_value"], "called": float(called.mean()), "level": law["level"],
+            "flagged": law["share"], "low": law["low"], "high": law["high"], "excess": law["excess"],
+            "copies": float(copies.mean())}  # fmt: skip
+
+
+def audits(
+    name: str, kind: str, controls: int, runs: int, bank: int, planted: float = 0.0
+) -> dict[str, NDArray[np.float64]]:
+    pages = sheet(name, bank + controls)
+    found = [audit(pages, kind, controls, seed, planted) for seed in range(runs)]
+    return {key: np.array([each[key] for each in found]) for key in found[0]}
+
+
+def judge(found: dict[str, NDArray[np.float64]], kind: str, runs: int) -> None:
+    """Both conditions together call no more than the level; p values are uniform, or on the safe side of it."""
+    noise = 3 * found["called"].std() / np.sqrt(runs)
+    assert found["called"].mean() <= found["level"].mean() + noise
+    assert kstest(found["bank_p"], "uniform", alternative="greater").pvalue > 0.001, "bank control too often small"
+    if kind == "held out":
+        assert kstest(found["p"], "uniform", alternative="greater").pvalue > 0.001
+
+
+@pytest.mark.study
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("controls", "bank"), [(73, 200), (207, 500), (1350, 3000)])
+def test_nothing_to_find(kind: str, controls: int, bank: int, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = 500 if controls < 1000 else 100
+    found = audits("brain_mri", kind, controls, runs, bank)
+    with capsys.disabled():
+        print(f"\n{kind}, {controls} controls, {runs} audits: level {found['level'].mean():.4f}, flagged "
+              f"{found['flagged'].mean():.4f}, called by both {found['called'].mean():.4f}; p <= .05: query "
+              f"{(found['p'] <= 0.05).mean():.3f}, bank {(found['bank_p'] <= 0.05).mean():.3f}")  # fmt: skip
+    judge(found, kind, runs)
+
+
+@pytest.mark.study
+@pytest.mark.parametrize("planted", [0.01, 0.05, 0.2])
+def test_a_planted_share_is_estimated(planted: float, capsys: pytest.CaptureFixture[str]) -> None:
+    found = audits("brain_mri", "held out", 207, 500, 500, planted)
+    covered = ((found["low"] <= found["copies"]) & (found["copies"] <= found["high"])).mean()
+    with capsys.disabled():
+        print(f"\nplanted {planted:.0%}: excess {found['excess'].mean():.4f}, interval covers {covered:.3f}, both "
+              f"conditions call {found['called'].mean():.4f}")  # fmt: skip
+    assert covered >= 0.94 and found["called"].mean() >= 0.9 * found["copies"].mean()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_to_find_on_a_small_scale(kind: str) -> None:
+    judge(audits("bccd_cells", kind, 73, 40, 200), kind, 40)
+
+
+def test_planted_copies_are_called_on_a_small_scale() -> None:
+    found = audits("bccd_cells", "held out", 73, 30, 200, 0.2)
+    assert ((found["low"] <= found["copies"]) & (found["copies"] <= found["high"])).mean() >= 0.85
+    assert found["called"].mean() >= 0.9 * found["copies"].mean()
