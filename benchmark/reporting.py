@@ -140,8 +140,9 @@ class Reporter:
             for seed, cell in cells.items():
                 with np.load(self.store.verify(cell) / "predictions.npz", allow_pickle=False) as arrays:
                     pools[seed] = arrays["pool"]
+                share = cell.config["budget"] * (2 if cell.config["arm"] == "real_double" else 1)
                 whole = cell.about.get("exposure") == "full"
-                used[seed] = prepared.kept if whole else prepared.budget(cell.config["budget"], seed)
+                used[seed] = prepared.kept if whole else prepared.budget(share, seed)
             for seed, rows in attacked_rows(prepared, pools, used).items():
                 yield from (self.keys(cells[seed]) | row for row in rows)
 
