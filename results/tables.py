@@ -94,10 +94,19 @@ def fidelity(results: Results) -> pd.DataFrame:
 def privacy(results: Results) -> pd.DataFrame:
     """The audit: excess copies by tile and patch, bank control, copies called, power by planted kind."""
     table = results.table[results.table["stage"].isin(["audit", "membership", "train"])].copy()
+    table = table[(table["group"] == "all") | table["group"].str.contains("=", regex=False)].copy()
     planted = table["group"] != "all"
     kinds = table["group"].str.replace("planted=", "", regex=False)
     table["metric"] = table["metric"].where(~planted, table["metric"] + ":" + kinds)
     return widened(table, ["dataset", "generator", "exposure", "budget", "variant"], _audit_order(table), ("n",))
+
+
+def classes(results: Results) -> pd.DataFrame:
+    """Distances to real images and copies called, class by class."""
+    table = results.table[results.table["stage"].isin(["fidelity", "audit"])]
+    table = table[(table["group"] != "all") & ~table["group"].str.contains("=", regex=False)]
+    keys = ["dataset", "image_type", "generator", "exposure", "budget", "variant", "group"]
+    return widened(table, keys, _metrics(table), ("n",)).rename(columns={"group": "class"})
 
 
 def attacks(results: Results) -> pd.DataFrame:
@@ -199,6 +208,7 @@ def costs(results: Results) -> pd.DataFrame:
 
 TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
     "attacks": attacks,
+    "classes": classes,
     "claims": hypotheses.table,
     "costs": costs,
     "datasets": datasets,

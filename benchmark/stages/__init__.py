@@ -14,8 +14,8 @@ VERSIONS: dict[str, int] = {
     "synthesize": 2,
     "features": 1,
     "classify": 3,
-    "fidelity": 3,
-    "audit": 4,
+    "fidelity": 4,
+    "audit": 5,
     "membership": 1,
 }
 

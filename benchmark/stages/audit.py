@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.cache import BadInput, Record, write_json
-from benchmark.datasets import label_codes
+from benchmark.datasets import label_codes, label_name
 from benchmark.sources import SUFFIXES, read_image
 from benchmark.stages import device, split, synthesize
 from benchmark.stages.train import read_autoencoder
@@ -52,7 +52,21 @@ def run_audit(config: Record, inputs: dict[str, Path], folder: Path) -> None:
         drawn.images[some], bank(seen), bank(prepared.heldout), stride=config["stride"], trip=trip, known=known
     )
     names = [f"{drawn.seeds[i]}" for i in some]
-    write_result(result, names, folder)
+    labels = [label_name(prepared.card, drawn.labels[i]) for i in some]
+    write_result(replace(result, rows=result.rows + _class_rows(result, labels)), names, folder)
+
+
+def _class_rows(result: "Result", labels: list[str]) -> list[Record]:
+    """Share of each class that is called a copy, with Wilson's interval; a count, not an excess."""
+    from privacy.power import wilson_interval
+
+    called, rows = np.array(result.columns["copy"]), []
+    for name in sorted(set(labels)):
+        mine = called[np.array(labels) == name]
+        value, low, high = wilson_interval(int(mine.sum()), len(mine))
+        rows.append({"metric": "copies_called", "group": name, "value": value, "low": low, "high": high,
+                     "n": len(mine)})  # fmt: skip
+    return rows
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.cache import Record, write_json
-from benchmark.datasets import label_codes
+from benchmark.datasets import label_codes, label_name
 from benchmark.stages import device, split, synthesize
 from benchmark.stages.train import read_autoencoder
 
@@ -84,7 +84,9 @@ def run_fidelity(config: Record, inputs: dict[str, Path], folder: Path) -> None:
         test, test_rows = file["test"], file["test_rows"]
     with np.load(inputs["judged"] / "features.npz") as file:
         judged = {name: file[name] for name in file.files if name != "test" and not name.endswith("_rows")}
-        train_rows = next(file[f"{name}_rows"] for name in judged)  # of real, controls and round trip alike
+        train_rows = next(
+            file[f"{name}_rows"] for name in judged
+        )  # of synthetic; of real, controls and round trip alike
     patients = prepared.test.groups or [str(i) for i in range(len(prepared.test.images))]
     rng = np.random.default_rng(0)
     rows = []
@@ -98,14 +100,39 @@ def run_fidelity(config: Record, inputs: dict[str, Path], folder: Path) -> None:
         if config["whole"] and name not in CONTROLS and n >= LEAST and len(set(groups)) >= LEAST // 2:
             own = [str(i) for i in other] if name == "synthetic" else [prepared.patients[i] for i in train_rows[other]]
             measured += _two_sample(test[mine], features[other], groups, own)
+        if name not in CONTROLS:
+            labels = synthesize.read(inputs["synthesize"]).labels if name == "synthetic" else prepared.train.labels
+            measured += _by_class(prepared, test, test_rows, features, labels[train_rows], patients, config["encoder"])
         rows += [row | {"generator": "" if name == "synthetic" else name} for row in measured]
     if config["whole"]:
         rows += _diversity(prepared, inputs) + _consistency(prepared, inputs)
     write_json(folder / "rows.json", rows)
 
 
-def _distances(real: NDArray[Any], other: NDArray[Any], groups: list[str], encoder: str) -> list[Record]:
-    """Fréchet and kernel distance at equal n, with the interval of PROTOCOL section 3."""
+def _by_class(
+    prepared: split.Prepared, test: NDArray[Any], test_rows: NDArray[np.int64], features: NDArray[Any],
+    labels: NDArray[Any], patients: list[str], encoder: str,
+) -> list[Record]:  # fmt: skip
+    """Fréchet and kernel distance of each class (or combination of labels) with enough images of both, at equal n."""
+    real = [label_name(prepared.card, label) for label in prepared.test.labels[test_rows]]
+    other = np.array([label_name(prepared.card, label) for label in labels])
+    rng, rows = np.random.default_rng(0), []
+    for name in sorted(set(real) & set(other)):
+        ours, theirs = np.flatnonzero(np.array(real) == name), np.flatnonzero(other == name)
+        n = min(len(ours), len(theirs))
+        mine, made = np.sort(rng.permutation(ours)[:n]), rng.permutation(theirs)[:n]
+        groups = [patients[i] for i in test_rows[mine]]
+        if n >= LEAST and len(set(groups)) >= LEAST // 2:
+            found = _distances(test[mine], features[made], groups, encoder, of_class=True)
+            rows += [row | {"group": name} for row in found]
+    return rows
+
+
+def _distances(
+    real: NDArray[Any], other: NDArray[Any], groups: list[str], encoder: str, *, of_class: bool = False
+) -> list[Record]:
+    """Fréchet and kernel distance at equal n, with the interval of PROTOCOL section 3; of a set also what needs
+    neighbours."""
     from generators.fidelity import (
         frechet_distance,
         kernel_distance,
@@ -126,7 +153,7 @@ def _distances(real: NDArray[Any], other: NDArray[Any], groups: list[str], encod
         if len(real) >= LEAST and len(set(groups)) >= LEAST // 2:
             value, low, high = subset_interval(half, groups, value, subsets=SUBSETS)
         rows.append({"metric": f"{metric}_{encoder}", "value": value, "low": low, "high": high, "n": len(real)})
-    if len(real) < LEAST or len(set(groups)) < LEAST // 2:
+    if of_class or len(real) < LEAST or len(set(groups)) < LEAST // 2:
         return rows  # half of them would not have enough neighbours for an interval
     for metric, value in precision_recall_density_coverage(real, other, NEIGHBOURS).items():
 
