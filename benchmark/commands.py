@@ -225,7 +225,7 @@ def reader_export(
     from benchmark.exporting import reader_page
 
     loaded, store, cells = _load(study, set_, home, name)
-    key, sets = reader_page(loaded.name, cells, store, real, synthetic, seed, out)
+    key, sets = reader_page(loaded, cells, store, real, synthetic, seed, out)
     typer.echo(
         f"{out}: {real} real and {synthetic} synthetic pictures of {sets} data sets; keep {key} from the readers"
     )
@@ -248,7 +248,7 @@ def reader_score(
     loaded, store, cells = _load(study, set_, home, name)
     folder = store.home / loaded.name
     claim_name(folder, loaded)
-    keep_answers(folder, key, answers)
+    keep_answers(loaded.name, folder, key, answers)
     reporter = Reporter(loaded, store, cells)
     reporter.write()
     for row in (row for row in reporter.reader_rows() if not row["dataset"]):

@@ -14,6 +14,7 @@ from benchmark.cache import BadInput, Cell, Record, Store, sha256, write_json
 from benchmark.datasets import Card, label_name, phrase
 from benchmark.sources import folder_name
 from benchmark.stages import split, synthesize
+from benchmark.study import Study
 from results.reader import Item, check, page
 
 NOTICE = (
@@ -45,7 +46,7 @@ def export_sets(cells: list[Cell], store: Store, folder: Path) -> Iterator[str]:
     for cell in drawn:
         name = _name(cell, ("dataset", "generator", "exposure", "budget", "seed", "variant"))
         audit = audits.get(cell.digest)
-        found = audit_lines(json.loads((store.verify(audit) / "rows.json").read_text())) if audit else []
+        found = audit_lines(json.loads((store.verify(audit) / "rows.json").read_text()), cell) if audit else []
         yield f"{_export(cell, store, folder / name, found)} images in {folder / name}"
     for cell in {cell.inputs["train"].digest: cell.inputs["train"] for cell in drawn}.values():
         place = folder / "generators" / _name(cell, ("dataset", "generator", "exposure", "budget", "seed"))
@@ -104,7 +105,7 @@ def _export_generator(cell: Cell, store: Store, folder: Path) -> None:
 def _set_card(card: Card, cell: Cell, n: int, audit: list[str]) -> str:
     """A Markdown card as the hub shows it."""
     recipe = {key: cell.about.get(key) for key in ("generator", "exposure", "budget", "seed")}
-    recipe |= {key: cell.config.get(key) for key in ("guidance", "steps", "scheduler", "size", "filter")}
+    recipe |= {key: cell.config.get(key) for key in ("guidance", "steps", "scheduler", "size", "filter", "privacy")}
     recipe |= {"images": n, "generator cell": cell.inputs["train"].digest, "cell": cell.digest}
     text = [
         "---",
@@ -137,10 +138,17 @@ def _limits() -> list[str]:
     return ["## Limits", "", *(f"- {line}" for line in LIMITS), ""]
 
 
-def audit_lines(rows: list[Record]) -> list[str]:
-    """What an audit found, and what it would have found, in sentences."""
+def audit_lines(rows: list[Record], cell: Cell) -> list[str]:
+    """What an audit found and would have found, in sentences; after a privacy filter, by what that did not use."""
     found = {(str(row["metric"]), str(row.get("group", "all"))): row for row in rows}
     lines = []
+    if cell.config.get("privacy") is not None:
+        flagged = found.get(("embedding_flagged", "all"), {"value": float("nan")})
+        text = f"In embeddings {flagged['value']:.1%} are as near to training images as 1 % of held-out ones."
+        return [
+            "Images near to training ones were redrawn by tile-max distance, which is no judge of them any more.",
+            text,
+        ]
     excess, power = found.get(("excess_copies", "all")), found.get(("tile_max_power", "planted=exact"))
     if excess:
         high = f", at most {excess['high']:.1%} with 95 % confidence" if "high" in excess else ""
@@ -185,7 +193,7 @@ def croissant(name: str, card: Card, digest: str) -> Record:
 
 
 def reader_page(
-    study: str, cells: list[Cell], store: Store, real: int, synthetic: int, seed: int, out: Path
+    study: Study, cells: list[Cell], store: Store, real: int, synthetic: int, seed: int, out: Path
 ) -> tuple[Path, int]:
     """Write the page of a reader study and, beside it, its key; returns the key's place and the number of data sets.
 
@@ -205,7 +213,7 @@ def reader_page(
     for place, cell in enumerate(first.values()):
         shares = [count // len(first) + (place < count % len(first)) for count in (real, synthetic)]
         items += _items(cell, store, shares, rng)
-    text, key = page(study, items, seed)
+    text, key = page(study.name, items)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     write_json(key_file, key)
@@ -224,16 +232,21 @@ def _items(cell: Cell, store: Store, shares: list[int], rng: np.random.Generator
     card, test = prepared.card, prepared.test
     real = rng.permutation(len(test.images))[: shares[0]]
     made = rng.permutation(len(drawn.images))[: shares[1]]
+    colours = drawn.images
+    if (test.images == test.images[..., :1]).all():  # where real pictures are grey, a tinge would give others away
+        colours = np.repeat(np.rint(colours.mean(3, keepdims=True)).astype(np.uint8), 3, 3)
     return [Item(test.images[i], phrase(card, test.labels[i]), "real", name) for i in real] + [
-        Item(drawn.images[i], phrase(card, drawn.labels[i]), "synthetic", name, generator) for i in made
+        Item(colours[i], phrase(card, drawn.labels[i]), "synthetic", name, generator) for i in made
     ]
 
 
-def keep_answers(folder: Path, key_file: Path, answer_files: list[Path]) -> None:
+def keep_answers(study: str, folder: Path, key_file: Path, answer_files: list[Path]) -> None:
     """Check the readers' files against the key and keep both under the study's folder, for its report."""
     key, answers = _json(key_file), {file: _json(file) for file in answer_files}
     if not isinstance(key, dict) or not {"token", "items"} <= key.keys():
         raise BadInput(f"reader-study: {key_file} is not the key of a reader study")
+    if key.get("study") != study:
+        raise BadInput(f"reader-study: {key_file} is the key of study {key.get('study')!r}; {study!r} given")
     for file, given in answers.items():
         try:
             check(key, given)

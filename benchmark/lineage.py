@@ -1,20 +1,17 @@
 """Where each cell comes from: data set -> autoencoder -> generator -> synthetic set -> classifier, by exposure."""
 
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from benchmark import datasets
-from benchmark.cache import BadInput, Cell, Record, sha256
-from benchmark.recipes import By, Generator
+from benchmark.cache import BadInput, Cell, Record
+from benchmark.recipes import By, Generator, autoencoder_source, model_digest, weights_source
 from benchmark.stages import VERSIONS
 from benchmark.study import SYNTHETIC_ARMS, Backbone, Block, Study
 
-hashed = cache(sha256)  # weights are read once a plan
 # Made from the same images, so must not meet in `transfer` (the organ sets are views of the same CT volumes).
 SHARED_SOURCES = ({"busi", "breastmnist"}, {"ham10000", "dermamnist"}, {"organamnist", "organcmnist", "organsmnist"})
 
@@ -174,9 +171,14 @@ class Lineage:
             config |= {"resolution": generator.resolution}
             return Cell("autoencoder", VERSIONS["autoencoder"], config, {}, threads, about)
         assert inputs is not None and sight is not None
-        config = autoencoder_source(self.study) | sight.config() | {"resolution": generator.resolution}
+        config = (
+            (self.weights(autoencoder_source, self.study.autoencoder) or {})
+            | sight.config()
+            | {"resolution": generator.resolution}
+        )
         seen = 0 if generator.dp_epsilon else self.study.decoder_images_seen
         config |= {"size": self.study.size, "images_seen": seen // 4 if before else seen}
+        config |= {"private": True} if generator.dp_epsilon else {}
         if sight.exposure == "full" and generator.data_share < 1:
             config |= {"data_share": generator.data_share, "seed_of_model": about_seed}
         given = inputs | ({"start": before} if before else {})
@@ -204,11 +206,18 @@ class Lineage:
             return Cell("synthesize", VERSIONS["synthesize"], config, inputs, 1, about)
         config |= study.sampling.model_dump(include={"batch", "scheduler", "redraws"}) | how
         config |= {"detail": generator.detail, "unconditional": generator.unconditional}
+        if generator.dp_epsilon:
+            config |= {"private": True}
         if study.sampling.phrasings > 1:
             config |= {"phrasings": study.sampling.phrasings}
         inputs["train"] = self.trained(reference, key, sight, seed)
-        if how["filter"] is not None:
-            inputs["filter"] = self.judge(reference, sight, seed, generator.data_share)
+        if how["filter"] is not None or "privacy" in how:  # what the filters look at is what the generator saw
+            names = ("data_share", "seed_of_model") if generator.data_share < 1 and sight.budget is None else ()
+            own = {name: inputs["train"].config[name] for name in names if name in inputs["train"].config}
+            config |= own
+            if how["filter"] is not None:
+                share = own.get("data_share", 1.0)
+                inputs["filter"] = self.judge(reference, sight, own.get("seed_of_model", seed), share)
         return Cell("synthesize", VERSIONS["synthesize"], config, inputs, study.threads.generator, about)
 
     def baseline(self, reference: str, name: str, budget: float, seed: int) -> Cell:
@@ -235,7 +244,7 @@ class Lineage:
         if backbone.optimiser:
             config |= {"optimiser": backbone.optimiser}
         if backbone.weights:
-            config |= weights_source(backbone.weights)
+            config |= self.weights(weights_source, backbone.weights) or {}
         if by_budget:
             config |= {"by_budget": True, "select": "last"}
             about = about | {"variant": ";".join(filter(None, (about.get("variant"), "validation=budget")))}
@@ -260,81 +269,6 @@ class Lineage:
         config |= {"size": study.size, "phantom_images": study.phantom_images, "external": True}
         split = self.split(reference)
         return {"external": Cell("split", VERSIONS["split"], config, {"split": split}, 1, self.identity[reference])}
-
-
-def encoder_source(name: str) -> Record:
-    """An encoder that needs a file, with its hash; raises BadInput where $AUGURY_WEIGHTS has it not."""
-    from benchmark.stages.fidelity import INCEPTION
-
-    if name != "inception":
-        return {}
-    file = Path(os.environ.get("AUGURY_WEIGHTS") or "") / INCEPTION
-    if not os.environ.get("AUGURY_WEIGHTS") or not file.is_file():
-        raise BadInput(f"fidelity.encoders: inception needs $AUGURY_WEIGHTS/{INCEPTION}")
-    return {"weights": hashed(file)}
-
-
-def weights_source(weights: str) -> Record:
-    """Where a backbone starts from, with the hash of a local file."""
-    if weights == "hub":
-        return {"weights": "hub"}
-    if not Path(weights).is_file():
-        raise BadInput(f"backbones: weights {weights!r} given; allowed: hub, or a .safetensors or .pth file")
-    return {"weights": weights, "weights_digest": hashed(Path(weights))}
-
-
-def autoencoder_source(study: Study) -> Record:
-    """The autoencoder by name with the sha256 of its weights; raises BadInput where the weights are not."""
-    return {"autoencoder": study.autoencoder, "weights": hashed(autoencoder_file(study.autoencoder))}
-
-
-def autoencoder_file(name: str) -> Path:
-    """The weights of an autoencoder: augury, taesd or a diffusers folder."""
-    if name == "augury":
-        file = Path(__file__).parent.parent / "generators" / "augury-ae" / "diffusion_pytorch_model.safetensors"
-    elif name == "taesd":
-        root = os.environ.get("AUGURY_WEIGHTS")
-        file = Path(root or "") / "taesd" / "taesd_diffusers_bf16.safetensors"
-        if not root:
-            raise BadInput("autoencoder: 'taesd' needs $AUGURY_WEIGHTS/taesd/taesd_diffusers_bf16.safetensors")
-    else:
-        file = Path(name) / "diffusion_pytorch_model.safetensors"
-    if not file.is_file():
-        raise BadInput(
-            f"autoencoder: {name!r} given, but {file} does not exist; allowed: augury, taesd, or a diffusers folder"
-        )
-    return file
-
-
-def model_folder(reference: str) -> Path:
-    """A diffusers folder, or the local copy of a hub id; nothing is downloaded. Raises BadInput where there is none."""
-    folder = Path(reference)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-        try:
-            folder = Path(snapshot_download(reference, local_files_only=True))
-        except (HFValidationError, LocalEntryNotFoundError):
-            raise BadInput(
-                f"model {reference!r} is neither a folder nor in the local hub cache; `hf download {reference}` "
-                "fetches it from the hub"
-            ) from None
-    index = folder / "model_index.json"
-    kind = json.loads(index.read_text()).get("_class_name") if index.is_file() else None
-    if kind != "StableDiffusionPipeline":
-        raise BadInput(f"model {reference!r} holds {kind or 'no model_index.json'}; allowed: StableDiffusionPipeline")
-    return folder
-
-
-@cache
-def model_digest(reference: str) -> str:
-    """A fingerprint of a model: the commit of a hub id, else the hash of its configs and weights."""
-    folder = model_folder(reference)
-    if folder != Path(reference):
-        return folder.name
-    files = sorted(file for kind in ("*.json", "*.safetensors", "*.txt") for file in folder.rglob(kind))
-    return datasets.fingerprint(folder, files)
 
 
 def foreign_folder(images: str, dataset: str, alone: bool) -> Path | None:

@@ -6,7 +6,8 @@ from itertools import product
 
 from benchmark.cache import BadInput, Cell, Record
 from benchmark.datasets import UNSEEN
-from benchmark.lineage import Lineage, Sight, encoder_source
+from benchmark.lineage import Lineage, Sight
+from benchmark.recipes import encoder_source
 from benchmark.stages import VERSIONS
 from benchmark.study import REAL_ARMS, SYNTHETIC_ARMS, Block, Study
 

@@ -1,11 +1,16 @@
-"""How a generator is trained and how sets are drawn from it: fields of a study, with the recipes' defaults."""
+"""How a generator is trained and sets are drawn from it: fields of a study; where models and weights come from."""
 
+import json
+import os
+from functools import cache
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from benchmark.cache import BadInput, sha256
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -94,6 +99,8 @@ class Generator(Frozen):
         if self.dp_epsilon is not None:
             if self.source or self.images or self.lora_rank or self.processes > 1 or self.recipe != "small":
                 raise ValueError("dp_epsilon is for recipe small from scratch, in one process, without LoRA")
+            if self.caption_noise or self.snr_gamma or self.precision != "fp32":
+                raise ValueError("dp_epsilon is for precision fp32 without caption_noise and snr_gamma")
             if find_spec("opacus") is None:
                 raise ValueError("dp_epsilon needs the extra dp: pip install 'augury[dp]'")
         if self.unconditional and self.train_on != "each":
@@ -156,3 +163,83 @@ class Sampling(Frozen):
                 del chosen["privacy"]
             found[";".join(changed)] = chosen
         return found
+
+
+hashed = cache(sha256)  # weights are read once a plan
+
+
+def encoder_source(name: str) -> dict[str, Any]:
+    """An encoder that needs a file, with its hash; raises BadInput where $AUGURY_WEIGHTS has it not."""
+    from benchmark.stages.fidelity import INCEPTION
+
+    if name != "inception":
+        return {}
+    file = Path(os.environ.get("AUGURY_WEIGHTS") or "") / INCEPTION
+    if not os.environ.get("AUGURY_WEIGHTS") or not file.is_file():
+        raise BadInput(f"fidelity.encoders: inception needs $AUGURY_WEIGHTS/{INCEPTION}")
+    return {"weights": hashed(file)}
+
+
+def weights_source(weights: str) -> dict[str, Any]:
+    """Where a backbone starts from, with the hash of a local file."""
+    if weights == "hub":
+        return {"weights": "hub"}
+    if not Path(weights).is_file():
+        raise BadInput(f"backbones: weights {weights!r} given; allowed: hub, or a .safetensors or .pth file")
+    return {"weights": weights, "weights_digest": hashed(Path(weights))}
+
+
+def autoencoder_source(name: str) -> dict[str, Any]:
+    """The autoencoder by name with the sha256 of its weights; raises BadInput where the weights are not."""
+    return {"autoencoder": name, "weights": hashed(autoencoder_file(name))}
+
+
+def autoencoder_file(name: str) -> Path:
+    """The weights of an autoencoder: augury, taesd or a diffusers folder."""
+    if name == "augury":
+        file = Path(__file__).parent.parent / "generators" / "augury-ae" / "diffusion_pytorch_model.safetensors"
+    elif name == "taesd":
+        root = os.environ.get("AUGURY_WEIGHTS")
+        file = Path(root or "") / "taesd" / "taesd_diffusers_bf16.safetensors"
+        if not root:
+            raise BadInput("autoencoder: 'taesd' needs $AUGURY_WEIGHTS/taesd/taesd_diffusers_bf16.safetensors")
+    else:
+        file = Path(name) / "diffusion_pytorch_model.safetensors"
+    if not file.is_file():
+        raise BadInput(
+            f"autoencoder: {name!r} given, but {file} does not exist; allowed: augury, taesd, or a diffusers folder"
+        )
+    return file
+
+
+def model_folder(reference: str) -> Path:
+    """A diffusers folder, or the local copy of a hub id; nothing is downloaded. Raises BadInput where there is none."""
+    folder = Path(reference)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        try:
+            folder = Path(snapshot_download(reference, local_files_only=True))
+        except (HFValidationError, LocalEntryNotFoundError):
+            raise BadInput(
+                f"model {reference!r} is neither a folder nor in the local hub cache; `hf download {reference}` "
+                "fetches it from the hub"
+            ) from None
+    index = folder / "model_index.json"
+    kind = json.loads(index.read_text()).get("_class_name") if index.is_file() else None
+    if kind != "StableDiffusionPipeline":
+        raise BadInput(f"model {reference!r} holds {kind or 'no model_index.json'}; allowed: StableDiffusionPipeline")
+    return folder
+
+
+@cache
+def model_digest(reference: str) -> str:
+    """A fingerprint of a model: the commit of a hub id, else the hash of its configs and weights."""
+    folder = model_folder(reference)
+    if folder != Path(reference):
+        return folder.name
+    from benchmark.datasets import fingerprint
+
+    files = sorted(file for kind in ("*.json", "*.safetensors", "*.txt") for file in folder.rglob(kind))
+    return fingerprint(folder, files)

@@ -82,7 +82,7 @@ class Reporter:
         generators = replicates(resolved)
         claims = contrasts(cells, load, resolved)
         pooled = [*pooled_rows(cells, load, generators), *multiplier_rows(cells, load, generators)]
-        pooled += [*dose_rows(cells, load, pooled, generators), *opinion_rows(cells, self.load, claims)]
+        pooled += [*dose_rows(cells, load, pooled, generators), *opinion_rows(cells, self.load, claims, generators)]
         others = own["stage"].isin(["synthesize", "train", "fidelity", "audit", "membership"])
         others |= own["metric"].str.startswith("classifier_membership")
         pooled += pool_seeds(own[others | own["group"].str.contains("=", regex=False)])
@@ -166,6 +166,9 @@ class Reporter:
         for metric, values in per_class(labels, probabilities, task).items():
             for name, value in zip(prepared.card.classes, values, strict=True):
                 yield keys | {"group": name, "metric": metric, "value": float(value)}
+        with np.load(self.store.verify(cell) / "predictions.npz", allow_pickle=False) as arrays:
+            value = score(prepared.validation.labels, arrays["validation"], task)["auroc"]
+        yield keys | {"group": "all", "metric": "validation_auroc", "value": value}
         for group, truth, found in self.further_tests(cell):
             for metric, value in score(truth, found, task).items():
                 yield keys | {"group": group, "metric": metric, "value": value, "n": len(truth)}
@@ -251,7 +254,7 @@ class Reporter:
         """One synthetic set a data set and generator, of the first seed and the largest exposure."""
         first: dict[tuple[str, str], Cell] = {}
         for cell in self.of("synthesize"):
-            if "train" in cell.inputs:
+            if "train" in cell.inputs and not cell.about.get("variant"):
                 first.setdefault((cell.about["dataset"], cell.about["generator"]), cell)
         return list(first.values())
 

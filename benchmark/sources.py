@@ -178,7 +178,7 @@ def read_image(file: Path, size: int | None) -> NDArray[np.uint8]:
 
 def _from_dicom(file: Path) -> NDArray[np.uint8]:
     """One frame as uint8 RGB: modality rescale, VOI window or LUT (else least to greatest), MONOCHROME1 inverted."""
-    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut, convert_color_space
+    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
 
     header = _pydicom(file).dcmread(file)
     pixels, kind = header.pixel_array, str(header.PhotometricInterpretation)
@@ -188,11 +188,14 @@ def _from_dicom(file: Path) -> NDArray[np.uint8]:
         pixels = apply_color_lut(pixels, header)
         return np.asarray(pixels >> 8 if pixels.dtype == np.uint16 else pixels, np.uint8)
     if not kind.startswith("MONOCHROME"):
-        return np.asarray(pixels if kind == "RGB" else convert_color_space(pixels, kind, "RGB"), np.uint8)
+        if pixels.dtype != np.uint8:
+            raise ValueError(f"its {kind} pixels are {pixels.dtype}; expected uint8")
+        return np.asarray(pixels)  # pydicom has turned YBR into RGB
     values = np.asarray(apply_modality_lut(pixels, header), np.float64)
     ends = np.array([values.min(), values.max()])
-    if "WindowWidth" in header or "VOILUTSequence" in header:
-        ends = apply_voi_lut(np.array([-1e7, 1e7]), header)  # what the window makes of the darkest and the brightest
+    window = header.get("WindowWidth") is not None and header.get("WindowCenter") is not None
+    if window or header.get("VOILUTSequence"):
+        ends = np.sort(apply_voi_lut(np.array([-1e7, 1e7]), header))  # what it makes of the darkest and the brightest
         values = np.asarray(apply_voi_lut(values, header), np.float64)
     grey = np.clip((values - ends[0]) / max(float(ends[1] - ends[0]), 1e-9), 0, 1)
     grey = 1 - grey if kind == "MONOCHROME1" else grey

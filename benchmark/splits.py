@@ -162,7 +162,7 @@ def shared_images(sets: dict[str, list[NDArray[np.uint8]]]) -> list[Finding]:
         if count := len(keys[a] & keys[b]):
             found.append(Finding("shared image", count, f"{count} pictures are in {a} and in {b}, pixel for pixel"))
         best = np.concatenate([(part @ small[b].T).max(1) for part in np.array_split(small[a], 32) if len(part)])
-        if near := int((best > SAME).sum()) - count:
+        if (near := int((best > SAME).sum()) - count) > 0:
             text = f"{near} pictures of {a} correlate above {SAME} with one of {b} at 16 x 16"
             found.append(Finding("shared image", near, text))
     return found

@@ -163,6 +163,9 @@ class Study(Frozen):
             for name in block.backbones or []:
                 if name not in names:
                     raise ValueError(f"backbone {name!r} is not one of {', '.join(names)}")
+        filters = [*self.sampling.filter, *self.sampling.privacy]
+        if any(each.dp_epsilon for each in self.generators.values()) and any(filters):
+            raise ValueError("sampling: a filter looks at private images, which a generator with dp_epsilon must not")
         for name in self.generators:
             if name in PLACEBOS or name in ("real", "round_trip"):
                 raise ValueError(f"generator name {name!r} is taken by a control")

@@ -7,6 +7,7 @@ the same choices as one that was not, and so do several processes that share eac
 import copy
 import json
 import os
+import secrets
 import sys
 import time
 import warnings
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from generators.latent_diffusion import diffusion_loss, signal_and_noise, token_ids
 
+Report = Callable[[int, float], None]  # images seen, loss
 ORDERS = [1 + x / 20 for x in range(1, 200)] + [*range(11, 64), 128, 256, 512, 1024]  # of Rényi's divergence
 MICRO = 32  # images whose own gradients are held at once under differential privacy
 
@@ -101,16 +103,9 @@ def sampling_weights(sets: list[str], temperature: float) -> NDArray[np.float64]
 
 
 def train(
-    pipeline: Any,
-    latents: torch.Tensor,
-    captions: list[str],
-    weights: NDArray[np.float64],
-    schedule: Schedule,
-    *,
-    seed: int,
-    checkpoint: Path | None = None,
-    report: Callable[[int, float], None] = lambda seen, loss: None,
-) -> list[float]:
+    pipeline: Any, latents: torch.Tensor, captions: list[str], weights: NDArray[np.float64], schedule: Schedule,
+    *, seed: int, checkpoint: Path | None = None, report: Report = lambda seen, loss: None,
+) -> list[float]:  # fmt: skip
     """Train U-Net and text encoder in place and leave the averaged weights in the pipeline; returns all losses.
 
     latents float32 [N, C, h, w]; captions [N]; weights float64 [N], the probability of each image. Only what
@@ -123,9 +118,7 @@ def train(
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(
-        learnt, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.999)
-    )
+    optimiser = torch.optim.AdamW(learnt, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     texts, which = np.unique(np.array([*captions, ""]), return_inverse=True)
     ids = token_ids(pipeline.tokenizer, [str(text) for text in texts]).to(pipeline.device)
     losses = _resume(checkpoint, model, average, optimiser)
@@ -169,33 +162,27 @@ class Privacy:
 
 
 def train_privately(
-    pipeline: Any,
-    latents: torch.Tensor,
-    captions: list[str],
-    schedule: Schedule,
-    privacy: Privacy,
-    *,
-    seed: int,
-    checkpoint: Path | None = None,
-    report: Callable[[int, float], None] = lambda seen, loss: None,
-) -> tuple[list[float], dict[str, float]]:
+    pipeline: Any, latents: torch.Tensor, captions: list[str], schedule: Schedule, privacy: Privacy,
+    *, checkpoint: Path | None = None, report: Report = lambda seen, loss: None, secret: int | None = None,
+) -> tuple[list[float], dict[str, float]]:  # fmt: skip
     """DP-SGD with Adam (Abadi 2016, arXiv 1607.00133) on the U-Net; returns losses and what the accountant says.
 
     Each step draws every image with probability batch / N (Poisson). The text encoder keeps its random weights and is
-    not trained. Noise comes from (seed, step), so that a run repeats itself: release the model, never the seed.
+    not trained. Sampling and noise come from (secret, step); by default a secret of the system's own, kept beside the
+    checkpoint alone, so that two runs differ and nobody can draw the noise again. epsilon is of one generator.
     """
     from opacus import GradSampleModule
     from opacus.accountants import RDPAccountant
     from opacus.accountants.utils import get_noise_multiplier
     from opacus.optimizers import DPOptimizer
 
-    rate = min(1.0, schedule.batch / len(latents))
+    secret, rate = _secret(checkpoint) if secret is None else secret, min(1.0, schedule.batch / len(latents))
     noise = get_noise_multiplier(
         target_epsilon=privacy.epsilon, target_delta=privacy.delta, sample_rate=rate, steps=schedule.steps,
         accountant="rdp", alphas=ORDERS,
     )  # fmt: skip
     pipeline.text_encoder.requires_grad_(False)
-    average, unet = copy.deepcopy(pipeline.unet).eval(), GradSampleModule(pipeline.unet.train())
+    average, unet = copy.deepcopy(pipeline.unet).eval(), GradSampleModule(pipeline.unet.train(), loss_reduction="sum")
     inner = torch.optim.AdamW(unet.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     limits = {"noise_multiplier": noise, "max_grad_norm": privacy.clip, "expected_batch_size": schedule.batch}
     optimiser = DPOptimizer(inner, **limits)
@@ -206,8 +193,7 @@ def train_privately(
     losses, saved = _resume(checkpoint, unet, average, inner), time.monotonic()
 
     for step in range(len(losses), schedule.steps):
-        # Poisson sampling; noise of this step's own.
-        rng = np.random.default_rng([seed, step])
+        rng = np.random.default_rng([secret, step])
         rows = np.flatnonzero(rng.random(len(latents)) < rate)
         optimiser.generator = torch.Generator(words.device).manual_seed(int(rng.integers(2**62)))
         for group in optimiser.param_groups:
@@ -239,10 +225,27 @@ def train_privately(
     return losses, {key: float(value) for key, value in spent.items()}
 
 
+def _secret(checkpoint: Path | None) -> int:
+    """A random number that a resumed run finds again; it goes with the checkpoint when the run is done."""
+    if checkpoint is None:
+        return secrets.randbits(128)
+    file = checkpoint / "secret.json"
+    if not file.exists():
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(secrets.randbits(128)))
+    return int(json.loads(file.read_text()))
+
+
 def _private_step(unet: Any, scheduler: Any, optimiser: Any, given: tuple[Any, ...], micro: int) -> float:
     """Each micro-batch's own gradients are cut and added; the last one gets the noise and moves the weights."""
     device, total, n = next(unet.parameters()).device, 0.0, len(given[0])
-    parts = [slice(start, start + micro) for start in range(0, max(1, n), micro)]
+    parts = [slice(start, start + micro) for start in range(0, n, micro)]
+    if not n:  # nobody was drawn: noise alone moves the weights
+        for parameter in unet.parameters():
+            parameter.grad_sample = torch.zeros((0, *parameter.shape), device=device)
+        optimiser.signal_skip_step(do_skip=False)
+        optimiser.step()
+        optimiser.zero_grad()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Full backward hook is firing")  # no input needs a gradient
         for place, part in enumerate(parts):
@@ -301,9 +304,8 @@ def _loss(
     model: Any, batch: Batch, part: NDArray[np.int64], latents: torch.Tensor, ids: torch.Tensor, schedule: Schedule
 ) -> torch.Tensor:
     """What these images add to the batch's mean loss."""
-    device = ids.device
+    device, low = ids.device, schedule.precision == "bf16"
     used, position = np.unique(batch.captions[part], return_inverse=True)
-    low = schedule.precision == "bf16"
     with torch.autocast(device.type, torch.bfloat16) if low else nullcontext():
         loss = model(
             latents[batch.rows[part]].to(device), ids[torch.from_numpy(used)],

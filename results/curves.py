@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from results.charts import panels
-from results.opinions import measured_gains, spearman
+from results.predictors import measured_gains, spearman
 from results.tidy import GREY, LOOKS, PLACEBOS, SPARE, Results, look, missing, plain, records, with_images
 from results.wording import heading, number, percent
 
@@ -187,7 +187,8 @@ def ablations(results: Results) -> Figure | None:
 def _ablated(results: Results) -> dict[str, list[tuple[str, Any]]]:
     """Field -> generators that differ from the first in it alone, with their values, ascending."""
     given = {
-        name: {key: each.get(key) for key in ABLATED} | {"sets": _sets(each.get("train_on"), len(results.names))}
+        name: {key: value for key, value in each.items() if key not in ("train_on", "seeds")}
+        | {"sets": _sets(each.get("train_on"), len(results.names))}
         for name, each in (results.study.get("generators") or {}).items()
         if isinstance(each, dict) and not (each.get("images") or each.get("checkpoint"))
     }
@@ -196,8 +197,8 @@ def _ablated(results: Results) -> dict[str, list[tuple[str, Any]]]:
     base_name, base = next(iter(given.items()))
     swept: dict[str, list[tuple[str, Any]]] = {}
     for name, fields in given.items():
-        changed = [key for key in ABLATED if fields[key] != base[key]]
-        if len(changed) == 1:
+        changed = [key for key in {**base, **fields} if fields.get(key) != base.get(key)]
+        if len(changed) == 1 and changed[0] in ABLATED:
             swept.setdefault(changed[0], [(base_name, base[changed[0]])]).append((name, fields[changed[0]]))
     return {key: sorted(chosen, key=lambda item: (str(type(item[1])), item[1])) for key, chosen in swept.items()}
 
@@ -210,8 +211,9 @@ def strictness(results: Results) -> Figure | None:
     """What a stricter privacy filter costs: a line a data set over its levels; flagged by another measure, Fréchet,
     gain at the lowest budget."""
     table = results.table[results.table["seed"].isna() & results.table["generator"].isin(results.generators[:1])]
-    level = table["variant"].str.extract(r"^privacy=([0-9.]+)$")[0].astype(float)
-    table = table.assign(level=level.where(table["variant"] != "", 0.0))
+    base = ((results.study.get("sampling") or {}).get("privacy") or [None])[0] or 0.0
+    named = table["variant"].str.extract(r"^privacy=([0-9.]+|none)$")[0].replace("none", "0")
+    table = table.assign(level=named.astype(float).where(table["variant"] != "", base))
     table = table[table["level"].notna() & (table["group"] == "all")]
     if table["level"].nunique() < 2:
         return None
@@ -248,6 +250,9 @@ def cost(results: Results) -> Figure | None:
         return None
     spent = costs[costs["stage"].isin(["autoencoder", "train", "synthesize"])].drop_duplicates("cell")
     seconds = spent.groupby("generator")["seconds"].sum()
+    tuned = spent[spent["stage"] == "autoencoder"].groupby("generator")["seconds"].sum()
+    for name in set(seconds.index) - set(tuned.index) if len(tuned) else ():
+        seconds[name] += tuned.iloc[0]  # a decoder that generators share is told for the first alone, and each needs it
     figure, (axis,) = panels(1, 1, 6.4, 3.4)
     names = [name for name in results.names if name in set(gains["dataset"])]
     generators = [name for name in results.generators if name in seconds]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from results import charts, curves
-from results.opinions import predictors_table
+from results.predictors import predictors_table
 from results.tidy import Results, headline, records, styled, with_images
 from results.wording import listed, number, percent
 

@@ -163,7 +163,7 @@ def dose_rows(
 
     A sweep: settings that differ in share or ratio alone; a share of 0 is the real images. low and high: the doses
     that do not differ from the best by the t interval. place: -1 and 1 the ends of the range tried, 0 inside, missing
-    where no dose differs from the best. worth: the rows of `multiplier_rows`.
+    where that cannot be told: several doses do as well and reach an end. worth: the rows of `multiplier_rows`.
     """
     jackknives = load if isinstance(load, Jackknives) else Jackknives(load)
     found = settings(cells)
@@ -185,7 +185,8 @@ def _sweeps(found: list[Setting], dose: str) -> list[list[Setting]]:
     sweeps = [sorted(group, key=lambda each: float(each[dose])) for group in groups.values() if len(group) > 1]
     if dose == "ratio":
         return sweeps
-    return [[real, *sweep] if (real := counterpart(sweep[0], found, "real")) else sweep for sweep in sweeps]
+    zero = [counterpart(sweep[0], found, "real") if sweep[0]["share"] else None for sweep in sweeps]
+    return [[real, *sweep] if real else sweep for real, sweep in zip(zero, sweeps, strict=True)]
 
 
 def _best(sweep: list[Setting], dose: str, jackknives: Jackknives, generators: Mapping[str, int] | None) -> list[Row]:
@@ -202,7 +203,8 @@ def _best(sweep: list[Setting], dose: str, jackknives: Jackknives, generators: M
     equal = [place == best or gap is None or not gap.high < 0 for place, gap in enumerate(gaps)]
     kept = [each for each, same in zip(doses, equal, strict=True) if same]
     keys = {**sweep[-1].columns, dose: None, "group": "all", "n_train": sweep[-1].n_train}
-    place = None if all(equal) else -1 if best == 0 else 1 if best == len(sweep) - 1 else 0
+    edge = min(kept) == min(doses) or max(kept) == max(doses)  # a tie that reaches the range's end may go on beyond it
+    place = None if edge and len(kept) > 1 else -1 if best == 0 else 1 if best == len(sweep) - 1 else 0
     rows: list[Row] = [keys | {"metric": f"best_{dose}", "value": doses[best], "low": min(kept), "high": max(kept)}]
     return [*rows, keys | {"metric": f"best_{dose}_place", "value": place}]
 
@@ -210,6 +212,8 @@ def _best(sweep: list[Setting], dose: str, jackknives: Jackknives, generators: M
 def _for_double(sweep: list[Setting], worth: list[Row]) -> list[Row]:
     """The converse: the least ratio at which the images are worth as much real data again; missing where none is."""
     values = {_key(row): row for row in worth if row["metric"] == "data_multiplier"}
+    if DOUBLE * float(sweep[-1]["budget"]) > 1:
+        return []  # there is no as much again
     mine = [(float(each["ratio"]), values[_key(each.columns)]) for each in sweep if _key(each.columns) in values]
     if not mine:
         return []

@@ -1,6 +1,6 @@
-"""Second opinions on a difference, where its spread comes from, and which measure of the images foretells it."""
+"""Second opinions on a difference, and where its spread comes from: DeLong, McNemar, bootstrap, Wilcoxon, SDs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,11 +8,12 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from results.claims import PLACEBOS, lower_is_better
-from results.pooling import SETTING, Load, Row, Setting, compare, counterpart, settings
+from results.claims import PLACEBOS
+from results.pooling import SETTING, Load, Row, Setting, compare, counterpart, generators_of, settings
 from results.statistics import (
     Floats,
     Jackknives,
+    averaging,
     holm,
     off_diagonal_mean,
     one_vs_rest,
@@ -21,14 +22,10 @@ from results.statistics import (
     patients_of,
     placements,
 )
-from results.tidy import Results
 
 SETS = 6  # data sets below which the signed-rank test cannot reach 5 %
 BOOTSTRAP_SEEDS = 10  # seeds below which a bootstrap over them covers far too little
 RESAMPLES = 1000
-MEASURES = ("frechet", "kernel", "precision", "recall", "density", "coverage", "vendi", "ms_ssim", "label_consistency",
-            "two_sample_auroc", "authentic_difference")  # fmt: skip
-FACTORS = ["generator", "exposure", "variant"]
 
 
 def delong(truth: npt.ArrayLike, one: npt.ArrayLike, two: npt.ArrayLike) -> tuple[float, float]:
@@ -69,18 +66,20 @@ def wilcoxon(differences: npt.ArrayLike) -> float:
 
 
 def bootstrap(
-    kept: list[tuple[Mapping[str, Any], Mapping[str, Any]]], resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
+    kept: list[tuple[Mapping[str, Any], Mapping[str, Any]]], resamples: int = RESAMPLES, seed: int = 0,
+    generators: Sequence[int] = (),
+) -> tuple[float, float]:  # fmt: skip
     """Pairs of cells' labels, probabilities, groups, task, one a seed -> 95 % percentile interval of the difference.
 
     Patients are resampled within the class of their first image, so that no class vanishes, the same for all seeds;
-    seeds are resampled too.
+    seeds are resampled too, averaged over those of one generator where there are several of each.
     """
     first = kept[0][0]
     labels, task, rng = np.asarray(first["labels"]), str(first["task"]), np.random.default_rng(seed)
     weights = _patient_weights(labels, patients_of(first.get("groups"), len(labels)), resamples, rng)
     by_seed = np.stack([_weighted(one, task, weights) - _weighted(two, task, weights) for one, two in kept])
-    chosen = rng.integers(0, len(kept), (resamples, len(kept)))
+    by_seed = averaging(generators or range(len(kept))) @ by_seed
+    chosen = rng.integers(0, len(by_seed), (resamples, len(by_seed)))
     means = by_seed[chosen, np.arange(resamples)[:, None]].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
@@ -119,7 +118,9 @@ def _weighted_auroc(truth: npt.NDArray[Any], scores: Floats, weights: Floats) ->
     return np.asarray((positive * below).sum(axis=1) / np.where(pairs > 0, pairs, np.nan))
 
 
-def opinion_rows(cells: pd.DataFrame, load: Load, claims: pd.DataFrame) -> list[Row]:
+def opinion_rows(
+    cells: pd.DataFrame, load: Load, claims: pd.DataFrame, generators: Mapping[str, int] | None = None
+) -> list[Row]:
     """Per-seed AUROC rows -> `delong_p` a class and `mcnemar_p` of the first seed's pair; `sd_*`; `wilcoxon_p`.
 
     From ten seeds up the claimed contrasts also get `auroc_difference_bootstrap`. `versus_best_p`: of a paired
@@ -127,9 +128,9 @@ def opinion_rows(cells: pd.DataFrame, load: Load, claims: pd.DataFrame) -> list[
     """
     found, jackknives = settings(cells), Jackknives(load)
     rows = [row for setting in found for row in _pair(setting, found, load)]
-    rows += [row for setting in found for row in _spread(setting, found, jackknives)]
-    rows += [row for setting in found for row in _resampled(setting, found, load, claims)]
-    rows += _against_best(found, jackknives)
+    rows += [row for setting in found for row in _spread(setting, found, jackknives, generators)]
+    rows += [row for setting in found for row in _resampled(setting, found, load, claims, generators)]
+    rows += _against_best(found, jackknives, generators)
     return rows + _over_sets(claims)
 
 
@@ -153,11 +154,18 @@ def _pair(setting: Setting, found: list[Setting], load: Load) -> list[Row]:
         shared_keys | {"group": name, "metric": "delong_p", "value": delong(truth, mine, theirs)[1]}
         for name, (truth, mine), (_, theirs) in zip(names, *columns, strict=True)
     ]
-    right = [(each >= 0.5) == (labels > 0) if labels.ndim == 2 else each.argmax(axis=1) == labels for each in scores]
-    return [*rows, shared_keys | {"group": "all", "metric": "mcnemar_p", "value": mcnemar(*map(np.ravel, right))}]
+    if labels.ndim == 2:  # a label at a time: labels of one image depend on each other
+        right = [(each >= 0.5) == (labels > 0) for each in scores]
+        pairs = {name: (right[0][:, k], right[1][:, k]) for k, name in enumerate(names)}
+    else:
+        pairs = {"all": (scores[0].argmax(axis=1) == labels, scores[1].argmax(axis=1) == labels)}
+    return rows + [shared_keys | {"group": name, "metric": "mcnemar_p", "value": mcnemar(*pair)}
+                   for name, pair in pairs.items()]  # fmt: skip
 
 
-def _spread(setting: Setting, found: list[Setting], jackknives: Jackknives) -> list[Row]:
+def _spread(
+    setting: Setting, found: list[Setting], jackknives: Jackknives, generators: Mapping[str, int] | None
+) -> list[Row]:
     """Standard deviations of one model's AUROC by source (Bouthillier 2021), those not told apart left out.
 
     patients: shared by all seeds; seeds: all that changes with the seed; initialisation: seeds of `real` at 100 %,
@@ -173,7 +181,9 @@ def _spread(setting: Setting, found: list[Setting], jackknives: Jackknives) -> l
     if setting["arm"] == "real" and whole:
         start = _variances(whole[0], jackknives)[0]
         sources |= {"initialisation": start} | ({"subset": own - start} if setting["budget"] < 1 else {})
-    if real and setting["generator"] and len(real.cells) > 1:
+    name = setting["generator"]
+    several = name not in ("", *PLACEBOS) and len(set(generators_of(setting, sorted(setting.cells), generators))) > 1
+    if real and several and len(real.cells) > 1:
         sources["generator"] = own - _variances(real, jackknives)[0]
     keys = setting.columns | {"group": "all", "n_train": setting.n_train}
     return [
@@ -195,7 +205,9 @@ def _variances(setting: Setting, jackknives: Jackknives) -> tuple[float, float]:
     return float(np.var([score.value for score in scores], ddof=1)), off_diagonal_mean(covariance)
 
 
-def _resampled(setting: Setting, found: list[Setting], load: Load, claims: pd.DataFrame) -> list[Row]:
+def _resampled(
+    setting: Setting, found: list[Setting], load: Load, claims: pd.DataFrame, generators: Mapping[str, int] | None
+) -> list[Row]:
     """The claimed contrast against real again, by resampling."""
     if claims.empty or setting["arm"] == "real" or len(setting.cells) < BOOTSTRAP_SEEDS:
         return []
@@ -207,13 +219,13 @@ def _resampled(setting: Setting, found: list[Setting], load: Load, claims: pd.Da
         return []
     seeds = sorted(setting.cells.keys() & real.cells.keys())
     kept = [(load(setting.cells[seed]), load(real.cells[seed])) for seed in seeds]
-    low, high = bootstrap(kept)
+    low, high = bootstrap(kept, generators=generators_of(setting, seeds, generators))
     value = float(claims.loc[same, "difference"].iloc[0])
     numbers = {"metric": "auroc_difference_bootstrap", "value": value, "low": low, "high": high}
     return [setting.columns | {"group": "all", "n_train": setting.n_train} | numbers]
 
 
-def _against_best(found: list[Setting], jackknives: Jackknives) -> list[Row]:
+def _against_best(found: list[Setting], jackknives: Jackknives, generators: Mapping[str, int] | None) -> list[Row]:
     groups: dict[tuple[str, ...], list[Setting]] = {}
     for each in found:
         keys = tuple(str(each[name]) for name in ("dataset", "budget", "backbone", "variant"))
@@ -222,7 +234,7 @@ def _against_best(found: list[Setting], jackknives: Jackknives) -> list[Row]:
     for group in groups.values():
         best = max(group, key=lambda each: _mean(each, jackknives))
         for each in (each for each in group if each is not best):
-            estimate = compare(each, best, jackknives)
+            estimate = compare(each, best, jackknives, generators)
             if estimate is not None:
                 columns = each.columns | {"group": "all", "n_train": each.n_train}
                 rows.append(columns | {"metric": "versus_best_p", "value": p_value(estimate)})
@@ -246,92 +258,3 @@ def _over_sets(claims: pd.DataFrame) -> list[Row]:
             rows.append(shared | {"metric": "wilcoxon_p", "value": p})
     adjusted = holm([float(row["value"]) for row in rows])
     return rows + [row | {"metric": "wilcoxon_p_holm", "value": p} for row, p in zip(rows, adjusted, strict=True)]
-
-
-def measured_gains(results: Results) -> pd.DataFrame:
-    """measure, dataset, generator, exposure, variant, value, gain: every measure beside the gain of its own images."""
-    claims, table = results.claims, results.table
-    columns = ["measure", "dataset", "generator", "exposure", "variant", "value", "gain"]
-    if claims.empty:
-        return pd.DataFrame(columns=columns)
-    gains = claims[(claims["arm"] == "augmented") & (claims["against"] == "real") & ~claims["generator"].isin(PLACEBOS)]
-    gains = gains[(gains["backbone"] == results.backbone) & (gains["budget"] == gains["budget"].min())]
-    keys = ["dataset", "generator", "exposure", "variant"]
-    gains = gains.drop_duplicates(keys)[[*keys, "difference"]]
-    kept = table[table["seed"].isna() & (table["group"] == "all") & table["stage"].isin(["fidelity", "audit"])]
-    kept = kept[kept["metric"].str.startswith(MEASURES)].drop_duplicates([*keys, "metric"])
-    pairs = kept.merge(gains, on=keys).rename(columns={"metric": "measure", "difference": "gain"})
-    pairs = pairs.dropna(subset=["value", "gain"])
-    enough = pairs.groupby("measure")["gain"].transform("size") >= 4
-    return pairs.loc[enough, columns].sort_values(["measure", *keys], ignore_index=True)
-
-
-def spearman(pairs: pd.DataFrame) -> float:
-    """Rank correlation of measure and gain; NaN where either does not vary."""
-    return _rho(pairs["value"].to_numpy(dtype=np.float64), pairs["gain"].to_numpy(dtype=np.float64))
-
-
-def _rho(values: Floats, gains: Floats) -> float:
-    if len(values) < 2 or np.ptp(values) == 0 or np.ptp(gains) == 0:
-        return float("nan")
-    return float(np.corrcoef(stats.rankdata(values), stats.rankdata(gains))[0, 1])
-
-
-def predictors_table(results: Results) -> pd.DataFrame:
-    """Which measure predicts utility: one row a measure.
-
-    rho: Spearman's over all data sets and generators, with a percentile interval from resampling both (from three sets
-    up); within: its mean inside the data sets that have three generators or more; p: gains permuted inside each set
-    (among all where each set has one generator), with Holm over measures; regret: AUROC lost on average where each
-    set's generator is chosen by this measure instead of by its gain (sets with two generators or more).
-    """
-    pairs = measured_gains(results)
-    rows = [_predicts(str(measure), part) for measure, part in pairs.groupby("measure")]
-    columns = ["measure", "rho", "rho_low", "rho_high", "within", "p", "p_holm", "regret", "pairs", "sets"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.assign(p_holm=holm(table["p"].to_numpy(dtype=np.float64))) if len(table) else table
-
-
-def _predicts(measure: str, pairs: pd.DataFrame) -> Row:
-    rng, groups = np.random.default_rng(0), [part for _, part in pairs.groupby("dataset")]
-    rho, within = spearman(pairs), [spearman(part) for part in groups if len(part) >= 3]
-    low, high = _both_resampled(pairs, rng) if len(groups) >= 3 else (float("nan"), float("nan"))
-    sign = -1.0 if lower_is_better(measure) else 1.0
-    several = [part for part in groups if len(part) > 1]
-    lost = [part["gain"].max() - part["gain"].iloc[int(np.argmax(sign * part["value"]))] for part in several]
-    return {
-        "measure": measure, "rho": rho, "rho_low": low, "rho_high": high, "pairs": len(pairs), "sets": len(groups),
-        "within": float(np.nanmean(within)) if np.isfinite(within).any() else float("nan"),
-        "p": _permuted(pairs, rho, rng), "regret": float(np.mean(lost)) if lost else float("nan"),
-    }  # fmt: skip
-
-
-def _permuted(pairs: pd.DataFrame, rho: float, rng: np.random.Generator) -> float:
-    """Two-sided p: gains change places inside their set, or among all sets where each has one."""
-    if rho != rho:
-        return rho
-    sets = pairs["dataset"].to_numpy() if pairs["dataset"].duplicated().any() else np.zeros(len(pairs))
-    values, gains = (stats.rankdata(pairs[name]) for name in ("value", "gain"))
-    drawn = np.tile(gains, (RESAMPLES, 1))
-    for name in np.unique(sets):
-        mine = np.flatnonzero(sets == name)
-        drawn[:, mine] = rng.permuted(drawn[:, mine], axis=1)
-    found = np.corrcoef(values, drawn)[0, 1:]
-    return float((1 + (np.abs(found) >= abs(rho) - 1e-12).sum()) / (1 + RESAMPLES))
-
-
-def _both_resampled(pairs: pd.DataFrame, rng: np.random.Generator) -> tuple[float, float]:
-    """Percentile interval of rho over data sets and generators drawn anew."""
-    sets = pairs["dataset"].astype("category").cat.codes.to_numpy()
-    kinds = pairs[FACTORS].agg("|".join, axis=1).astype("category").cat.codes.to_numpy()
-    values, gains = (pairs[name].to_numpy(dtype=np.float64) for name in ("value", "gain"))
-    drawn = []
-    for _ in range(RESAMPLES // 2):
-        times = [np.bincount(rng.integers(0, n, n), minlength=n) for n in (sets.max() + 1, kinds.max() + 1)]
-        rows = np.repeat(np.arange(len(pairs)), times[0][sets] * times[1][kinds])
-        drawn.append(_rho(values[rows], gains[rows]))
-    known = np.array(drawn)[np.isfinite(drawn)]
-    if len(known) < RESAMPLES // 10:
-        return float("nan"), float("nan")
-    low, high = np.percentile(known, [2.5, 97.5])
-    return float(low), float(high)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -33,24 +34,27 @@ class Item:
     generator: str = ""
 
 
-def page(study: str, items: Sequence[Item], seed: int) -> tuple[str, dict[str, Any]]:
-    """The HTML for readers, blinded and in random order, and the key that stays with the investigator."""
-    order = np.random.default_rng(seed).permutation(len(items))
-    names = [hashlib.sha256(f"{study} {seed} {place}".encode()).hexdigest()[:12] for place in range(len(items))]
+def page(study: str, items: Sequence[Item]) -> tuple[str, dict[str, Any]]:
+    """The HTML for readers, and the key that stays with the investigator.
+
+    Names and order come from the system's own randomness, so that nobody can work them out from the page; pictures are
+    stored without compression, so that their length says nothing.
+    """
     shown, key = [], {}
-    for name, item in ((names[place], items[i]) for place, i in enumerate(order)):
+    for item in secrets.SystemRandom().sample(list(items), len(items)):
+        name = secrets.token_hex(6)
         shown.append({"id": name, "prompt": item.prompt, "image": _png(item.image)})
         key[name] = {"source": item.source, "dataset": item.dataset, "generator": item.generator, "prompt": item.prompt}
     token = hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
     environment = Environment(loader=PackageLoader("results", "."), autoescape=True, undefined=StrictUndefined)
     content = json.dumps({"token": token, "items": shown}).replace("<", "\\u003c")
     text = environment.get_template("reader.html.j2").render(study=study, content=content, n=len(items))
-    return text, {"study": study, "token": token, "seed": seed, "items": key}
+    return text, {"study": study, "token": token, "items": key}
 
 
 def _png(image: npt.NDArray[np.uint8]) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=0)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -74,10 +78,11 @@ def check(key: Mapping[str, Any], answers: Mapping[str, Any]) -> None:
 def reader_rows(key: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> list[Row]:
     """The key and the complete answers of one or more readers -> tidy rows of stage `reader`, over all and by data set.
 
-    `reader_accuracy` (chance .5) of each reader and of all; `reader_realism` and `reader_agreement` by source and their
-    `_gap`, synthetic minus real; from two readers up `reader_fleiss_kappa` of real or synthetic and
-    `reader_realism_kappa`, `reader_agreement_kappa` (quadratic weights, mean over pairs). Intervals: readers as seeds
-    and images as patients (Obuchowski-Rockette-Hillis); of kappa from a jackknife over images.
+    `reader_accuracy` of each reader and of all: the mean of the shares right of either source, so that chance is .5;
+    `reader_realism` and `reader_agreement` by source and their `_gap`, synthetic minus real; from two readers up
+    `reader_fleiss_kappa` of real or synthetic and `reader_realism_kappa`, `reader_agreement_kappa` (quadratic weights,
+    mean over pairs). Intervals: readers as seeds and images as patients (Obuchowski-Rockette-Hillis); of kappa from a
+    jackknife over images.
     """
     datasets = sorted({item["dataset"] for item in key["items"].values()})
     rows: list[Row] = []
@@ -91,16 +96,16 @@ def reader_rows(key: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) ->
 def _rows(key: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], names: list[str]) -> list[Row]:
     synthetic = np.array([key["items"][name]["source"] == "synthetic" for name in names])
     said = np.array([[each["answers"][name]["source"] == "synthetic" for name in names] for each in answers])
-    rows = [_accuracy(said == synthetic, "all")]
+    rows = [_accuracy(said == synthetic, synthetic, "all")]
     for place, each in enumerate(answers if len(answers) > 1 else []):
-        rows.append(_accuracy(said[[place]] == synthetic, f"reader={each.get('reader') or place + 1}"))
+        rows.append(_accuracy(said[[place]] == synthetic, synthetic, f"reader={each.get('reader') or place + 1}"))
     for scale in SCALES:
         marks = np.array([[float(each["answers"][name][scale]) for name in names] for each in answers])
         for source, chosen in (("real", ~synthetic), ("synthetic", synthetic)):
             if chosen.any():
                 rows.append(_row(f"reader_{scale}", f"source={source}", _mean(marks, chosen)))
         if synthetic.any() and not synthetic.all():
-            rows.append(_row(f"reader_{scale}_gap", "all", _gap(marks, synthetic)))
+            rows.append(_row(f"reader_{scale}_gap", "all", _sources(marks, synthetic, 1.0, -1.0)))
         if len(answers) > 1:
             rows.append({"metric": f"reader_{scale}_kappa", "group": "all"} | _jackknifed(weighted_kappa, marks))
     if len(answers) > 1:
@@ -108,9 +113,9 @@ def _rows(key: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], names: l
     return rows
 
 
-def _accuracy(right: npt.NDArray[np.bool_], group: str) -> Row:
+def _accuracy(right: npt.NDArray[np.bool_], synthetic: npt.NDArray[np.bool_], group: str) -> Row:
     """bool [readers, images]; where every answer is right, or every one wrong, Clopper and Pearson's over images."""
-    row = _row("reader_accuracy", group, _mean(right.astype(np.float64), np.ones(right.shape[1], dtype=bool)))
+    row = _row("reader_accuracy", group, _sources(right.astype(np.float64), synthetic, 0.5, 0.5))
     if right.all() or not right.any():
         ends = stats.binomtest(right.shape[1] * int(right.all()), right.shape[1]).proportion_ci()
         row |= {"low": float(ends.low), "high": float(ends.high)}
@@ -128,13 +133,15 @@ def _mean(marks: Floats, chosen: npt.NDArray[np.bool_]) -> Estimate:
     return paired(kept.mean(axis=1), left)
 
 
-def _gap(marks: Floats, synthetic: npt.NDArray[np.bool_]) -> Estimate:
-    """Synthetic minus real; leaving an image out changes the mean of its own source."""
-    sign, n = np.where(synthetic, 1.0, -1.0), np.where(synthetic, synthetic.sum(), (~synthetic).sum())
-    value = marks[:, synthetic].mean(axis=1) - marks[:, ~synthetic].mean(axis=1)
-    centre = np.where(synthetic, marks[:, [*np.flatnonzero(synthetic)]].mean(axis=1)[:, None],
-                      marks[:, [*np.flatnonzero(~synthetic)]].mean(axis=1)[:, None])  # fmt: skip
-    return paired(value, value[:, None] + sign * (centre - marks) / np.maximum(1, n - 1))
+def _sources(marks: Floats, synthetic: npt.NDArray[np.bool_], of_synthetic: float, of_real: float) -> Estimate:
+    """Weighted sum of the means over either source; leaving an image out changes the mean of its own source."""
+    if synthetic.all() or not synthetic.any():
+        return _mean(marks, np.ones(len(synthetic), dtype=bool))
+    made, real = (marks[:, chosen].mean(axis=1, keepdims=True) for chosen in (synthetic, ~synthetic))
+    n = np.where(synthetic, synthetic.sum(), (~synthetic).sum())
+    change = (np.where(synthetic, made, real) - marks) / np.maximum(1, n - 1)
+    value = of_synthetic * made + of_real * real
+    return paired(value[:, 0], value + np.where(synthetic, of_synthetic, of_real) * change)
 
 
 def fleiss_kappa(said: Floats) -> float:

@@ -12,9 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from results.answers import answers, multiplier_of, verdict_of
-from results.cautions import scope, warnings
 from results.figures import FIGURES, caption, command, draw, write_figure
-from results.hypotheses import hypotheses
+from results.rules import hypotheses, scope, warnings
 from results.tables import TABLES
 from results.tidy import Results, missing, records
 from results.wording import (

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from results import hypotheses
-from results.opinions import predictors_table
+from results import rules
+from results.predictors import predictors_table
 from results.tidy import Results, records
 from results.wording import TIED
 
@@ -209,7 +209,7 @@ def costs(results: Results) -> pd.DataFrame:
 TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
     "attacks": attacks,
     "classes": classes,
-    "claims": hypotheses.table,
+    "claims": rules.table,
     "costs": costs,
     "datasets": datasets,
     "differences": differences,

@@ -313,7 +313,7 @@ def audit_folders(
 
 def _trip(autoencoder: str, size: int) -> Any:
     """Images through an autoencoder and back."""
-    from benchmark.lineage import autoencoder_file
+    from benchmark.recipes import autoencoder_file
     from benchmark.stages.train import named_autoencoder
     from generators.autoencoders import FACTOR, round_trip, working_resolution
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from benchmark.cache import BadInput, Record, write_json
 from benchmark.datasets import Card, captions, label_codes, label_name, phrase
 from benchmark.sources import labelled_files, read_image
+from benchmark.splits import pixel_keys
 from benchmark.stages import device, split, spoken
 
 
@@ -63,7 +64,7 @@ def _captions(
     detail = config.get("detail", "full")
     if "phrasing" in config:
         return [phrase(prepared.card, label, detail, config["phrasing"]) for label in labels]
-    own = [prepared.captions[i] for i in rows[rank]] if prepared.captions else None
+    own = [prepared.captions[i] for i in rows[rank]] if prepared.captions and not config.get("private") else None
     return captions(
         prepared.card, labels, own, detail=detail, phrasings=config.get("phrasings", 1), seed=config["seed"]
     )
@@ -101,7 +102,26 @@ def _drawn(
         images[again] = sample(pipeline, [texts[i] for i in again], seeds[again].tolist(), **how)
         accepted[again] = np.logical_and.reduce([accept(images[again], labels[again]) for accept in accepts])
         tries += len(again)
-    return images, seeds, {"accepted_at_once": share, "tries": tries, "accepted": float(accepted.mean())}
+    facts = {"accepted_at_once": share, "tries": tries, "accepted": float(accepted.mean())}
+    if "privacy" in config:
+        facts |= {"replaced": _replace(images, seeds, labels, accepted)}
+    return images, seeds, facts
+
+
+def _replace(
+    images: NDArray[np.uint8], seeds: NDArray[np.int64], labels: NDArray[Any], accepted: NDArray[np.bool_]
+) -> float:
+    """Put an accepted image of the same label in the place of each that stays refused; the share that was replaced.
+
+    Where a label has none the refused ones stay, and `filter_accepted` + `filter_replaced` is less than 1.
+    """
+    codes, replaced = label_codes(labels)[0], 0
+    for code in np.unique(codes[~accepted]):
+        good, bad = np.flatnonzero((codes == code) & accepted), np.flatnonzero((codes == code) & ~accepted)
+        if len(good):
+            others = np.resize(good, len(bad))
+            images[bad], seeds[bad], replaced = images[others], seeds[others], replaced + len(bad)
+    return replaced / len(images)
 
 
 Accept = Callable[[NDArray[np.uint8], NDArray[Any]], NDArray[np.bool_]]
@@ -116,13 +136,19 @@ def _filters(config: Record, inputs: dict[str, Path], prepared: split.Prepared) 
         model = read_classifier(inputs["filter"], len(prepared.card.classes))
         found.append(lambda images, labels: _likely(model, images, labels, prepared.card.task) >= config["filter"])
     if config.get("privacy") is not None:
+        from privacy.audits import control_patients
         from privacy.neighbours import tile_max_neighbours
 
         limited = config["exposure"] in ("budget", "transfer")
         sight = {"budget": config["budget"], "seed": config["seed"]} if limited else {"budget": None, "seed": None}
-        bank = prepared.train.images[split.seen_rows(prepared, sight)]
-        control = np.sort(tile_max_neighbours(prepared.validation.images, bank, k=1)[0][:, 0])
-        threshold = control[max(1, int(config["privacy"] * (len(control) + 1))) - 1]
+        seen = split.seen_rows(prepared, config | sight)
+        bank, control = prepared.train.images[seen], prepared.validation
+        known, patients = set(pixel_keys(bank)), control.groups or [str(i) for i in range(len(control.images))]
+        own = {prepared.patients[i] for i in seen} if control.groups else set()
+        fresh = [i for i, key in enumerate(pixel_keys(control.images)) if key not in known and patients[i] not in own]
+        rows = np.array(fresh)[control_patients([patients[i] for i in fresh], 0)]  # one image a patient
+        far = np.sort(tile_max_neighbours(control.images[rows], bank, k=1)[0][:, 0])
+        threshold = far[max(1, int(config["privacy"] * (len(far) + 1))) - 1]
         found.append(lambda images, _: tile_max_neighbours(images, bank, k=1)[0][:, 0] > threshold)
     return found
 

@@ -42,7 +42,9 @@ def run_autoencoder(config: Record, inputs: dict[str, Path], folder: Path) -> No
 
     # One scalar brings the latents to unit variance; the pipeline divides by it before decoding. A fine-tuned
     # generator keeps the scalar that it was trained with.
-    if begun is None:
+    if begun is None and config.get("private"):
+        model.register_to_config(scaling_factor=1.0)  # no number that leaves the cell comes from private images
+    elif begun is None:
         model.register_to_config(scaling_factor=1.0)
         some = np.random.default_rng(0).permutation(len(images))[:512]
         deviation = float(encode(model, images[some], resolution).std())
@@ -53,7 +55,7 @@ def run_autoencoder(config: Record, inputs: dict[str, Path], folder: Path) -> No
 
 def _own_autoencoder(config: Record, folder: Path) -> None:
     """The autoencoder of a model from elsewhere, frozen, at the resolution of its U-Net."""
-    from benchmark.lineage import model_folder
+    from benchmark.recipes import model_folder
     from generators.autoencoders import FACTOR, load_autoencoder
 
     source = model_folder(config["source"])
@@ -85,7 +87,7 @@ def seen(config: Record, inputs: dict[str, Path]) -> Seen:
     for role in sorted(role for role in inputs if role.startswith("split")):
         prepared = split.read(inputs[role])
         rows = split.seen_rows(prepared, config)
-        own = [prepared.captions[i] for i in rows] if prepared.captions else None
+        own = [prepared.captions[i] for i in rows] if prepared.captions and not config.get("dp_epsilon") else None
         images.append(prepared.train.images[rows])
         texts += [""] * len(rows) if config.get("unconditional") else captions(
             prepared.card, prepared.train.labels[rows], own, detail=config.get("detail", "full"),
@@ -112,7 +114,7 @@ def run_train(config: Record, inputs: dict[str, Path], folder: Path) -> None:
 
 def assemble(config: Record, inputs: dict[str, Path]) -> tuple[Any, int]:
     """The pipeline before training: new and small, from elsewhere, or a finished cell's; with its autoencoder."""
-    from benchmark.lineage import model_folder
+    from benchmark.recipes import model_folder
     from generators.latent_diffusion import load_pipeline, small_pipeline, with_scheduler
 
     autoencoder, resolution = read_autoencoder(inputs["autoencoder"])
@@ -140,15 +142,15 @@ def _fit(
     count = config["images_seen"] or round(config["epochs"] * len(texts))
     dropout = 0.0 if config["unconditional"] else config["caption_dropout"]
     schedule = Schedule(images_seen=count, caption_dropout=dropout, **{name: config[name] for name in names})
-    given = {"seed": 1000 + config["seed_of_model"], "checkpoint": folder / "checkpoint"}
-    given |= {"report": spoken("generator", count)}
+    given: Record = {"checkpoint": folder / "checkpoint", "report": spoken("generator", count)}
     if config.get("dp_epsilon"):
         privacy = Privacy(config["dp_epsilon"], config["dp_delta"], config["dp_clip"])
         losses, spent = train_privately(pipeline, latents, texts, schedule, privacy, **given)
         return losses, {"images": len(texts), "images_seen": count, "sets": sorted(set(sets))} | spent
     if config["lora_rank"]:
         add_lora(pipeline, config["lora_rank"])
-    losses = train(pipeline, latents, texts, sampling_weights(sets, config["balance"]), schedule, **given)
+    losses = train(pipeline, latents, texts, sampling_weights(sets, config["balance"]), schedule,
+                   seed=1000 + config["seed_of_model"], **given)  # fmt: skip
     if config["lora_rank"]:
         merge_lora(pipeline)
     return losses, {"images": len(texts), "images_seen": count, "sets": sorted(set(sets))}

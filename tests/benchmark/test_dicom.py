@@ -87,3 +87,22 @@ def test_a_folder_keeps_patients_together_and_nothing_of_them(tmp_path: Path) ->
             assert seen.setdefault(group, name) == name
             assert group.startswith("patient ")
     assert len(seen) == 20 and "secret" not in repr(data.splits) and "A^B" not in repr(data.card)
+
+
+def test_colour_is_turned_once_and_never_wrapped(tmp_path: Path) -> None:
+    from pydicom.pixels import convert_color_space
+
+    colour = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    luma = convert_color_space(colour, "RGB", "YBR_FULL")
+    found = read_image(write(tmp_path / "a.dcm", luma, "YBR_FULL"), None)
+    assert np.abs(found.astype(int) - colour).mean() < 1.5
+    with pytest.raises(BadInput, match="expected uint8"):
+        read_image(write(tmp_path / "b.dcm", colour.astype(np.uint16) * 256, "RGB"), None)
+
+
+@pytest.mark.parametrize(
+    "empty", [{"WindowWidth": None, "WindowCenter": None}, {"WindowWidth": 400}, {"VOILUTSequence": []}]
+)
+def test_an_empty_window_is_no_window(tmp_path: Path, empty: dict[str, Any]) -> None:
+    plain, found = (read_image(write(tmp_path / f"{i}.dcm", RAMP, **more), None) for i, more in enumerate(({}, empty)))
+    np.testing.assert_array_equal(plain, found)

@@ -22,7 +22,7 @@ def rich(results: Results) -> Results:
     generators = {"generalist": given | {"data_share": 1.0}, "quarter": given | {"data_share": 0.25}}
     table = results.table[results.table["generator"] == "generalist"]
     more = [row | {"generator": "quarter", "value": row["value"] * 1.2} for row in records(table)]
-    _, key = page("made-up", items(), 0)
+    _, key = page("made-up", items())
     read = frame(reader_rows(key, [reader(key, 0.7, seed) for seed in range(2)]))
     rng = np.random.default_rng(0)
     calibration = []

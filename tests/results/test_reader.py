@@ -13,8 +13,8 @@ from statsmodels.stats.inter_rater import aggregate_raters
 from statsmodels.stats.inter_rater import fleiss_kappa as reference
 
 from classifiers.metrics import quadratic_kappa
-from results.hypotheses import realistic
 from results.reader import Item, check, fleiss_kappa, page, reader_rows, weighted_kappa
+from results.rules import realistic
 from results.tidy import frame
 from tests.results.conftest import bare
 from tests.results.test_browser import chromium
@@ -31,7 +31,8 @@ def reader(key: dict[str, Any], right: float, seed: int, lower: int = 0) -> dict
     """Answers that are right with a probability, and mark synthetic pictures lower."""
     rng = np.random.default_rng(seed)
     answers = {}
-    for name, item in key["items"].items():
+    ordered = sorted(key["items"].items(), key=lambda pair: (pair[1]["source"], pair[1]["prompt"]))
+    for name, item in ordered:  # the page's own order is never the same
         wrong = {"real": "synthetic", "synthetic": "real"}[item["source"]]
         mark = int(rng.integers(3, 6)) - (lower if item["source"] == "synthetic" else 0)
         source = item["source"] if rng.random() < right else wrong
@@ -40,17 +41,20 @@ def reader(key: dict[str, Any], right: float, seed: int, lower: int = 0) -> dict
 
 
 def test_page_is_blinded_and_the_order_is_random() -> None:
-    text, key = page("made-up", items(), 0)
+    text, key = page("made-up", items())
     content = text[text.index('id="content"') :]
     assert "generalist" not in text and "set0" not in text and "</script> 1" not in content
     sources = [item["source"] for item in key["items"].values()]
     assert sorted(sources) != sources and sources.count("real") == 6
-    assert page("made-up", items(), 0) == (text, key) != page("made-up", items(), 1)
+    _, other = page("made-up", items())
+    assert not set(key["items"]) & set(other["items"]), "names cannot be worked out"
+    lengths = {len(uri) for uri in re.findall(r"data:image/png;base64,[^\"]+", text)}
+    assert len(lengths) == 1, "nor does the length of a picture say anything"
     assert not re.search(r"(src|href)=\"https?:", text)
 
 
 def test_answers_must_be_complete_and_belong_to_the_key() -> None:
-    _, key = page("made-up", items(), 0)
+    _, key = page("made-up", items())
     given = reader(key, 1.0, 1)
     check(key, given)
     with pytest.raises(ValueError, match="another reader study"):
@@ -65,7 +69,7 @@ def test_answers_must_be_complete_and_belong_to_the_key() -> None:
 
 
 def test_scores_of_readers_who_know_and_who_guess() -> None:
-    _, key = page("made-up", items(50), 0)
+    _, key = page("made-up", items(50))
     known = frame(reader_rows(key, [reader(key, 1.0, 1, lower=2), reader(key, 0.95, 2, lower=2)]))
     whole = known[(known["dataset"] == "") & (known["group"] == "all")].set_index("metric")
     assert whole.loc["reader_accuracy", "value"] > 0.9 and whole.loc["reader_accuracy", "low"] > 0.5
@@ -80,16 +84,21 @@ def test_scores_of_readers_who_know_and_who_guess() -> None:
 
 
 def test_one_reader_has_the_pictures_interval() -> None:
-    _, key = page("made-up", items(20), 0)
-    rows = frame(reader_rows(key, [reader(key, 0.7, 3)]))
+    """Binomial for each source."""
+    _, key = page("made-up", items(20))
+    given = reader(key, 0.7, 3)
+    rows = frame(reader_rows(key, [given]))
     row = rows[(rows["metric"] == "reader_accuracy") & (rows["dataset"] == "")].iloc[0]
-    half = 1.959964 * np.sqrt(row["value"] * (1 - row["value"]) / 39)
-    assert row["high"] - row["value"] == pytest.approx(half, rel=1e-6)
+    right = {source: np.mean([given["answers"][name]["source"] == source for name, item in key["items"].items()
+                              if item["source"] == source]) for source in ("real", "synthetic")}  # fmt: skip
+    half = 1.959964 * np.sqrt(sum(p * (1 - p) / 19 for p in right.values())) / 2
+    assert row["value"] == pytest.approx(np.mean(list(right.values())))
+    assert row["high"] - row["value"] == pytest.approx(half, rel=0.03)
     assert not rows["metric"].str.endswith("kappa").any()
 
 
 def test_the_gap_is_welchs() -> None:
-    _, key = page("made-up", items(30), 0)
+    _, key = page("made-up", items(30))
     rows = frame(reader_rows(key, [reader(key, 0.7, 4)]))
     row = rows[(rows["metric"] == "reader_realism_gap") & (rows["dataset"] == "")].iloc[0]
     given = reader(key, 0.7, 4)["answers"]
@@ -113,7 +122,7 @@ def test_kappas_equal_the_references() -> None:
     ("right", "lower", "verdict"), [(0.5, 0, "supported"), (1.0, 0, "contradicted"), (0.5, 2, "contradicted")]
 )
 def test_h2_is_judged_by_rule(right: float, lower: int, verdict: str) -> None:
-    _, key = page("made-up", items(150), 0)
+    _, key = page("made-up", items(150))
     study = bare()
     study.__dict__["table"] = frame(reader_rows(key, [reader(key, right, seed, lower) for seed in range(5)]))
     assert realistic(study).verdict == verdict
@@ -147,7 +156,7 @@ addEventListener("load", () => {
 @pytest.mark.browser
 def test_driven_by_keys_and_kept_over_a_closed_tab(tmp_path: Path) -> None:
     browser = chromium()
-    text, key = page("made-up", items(), 0)
+    text, key = page("made-up", items())
     file = tmp_path / "study.html"
     file.write_text(text.replace("</body>", f"{DRIVE}</body>"))
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
@@ -161,3 +170,13 @@ def test_driven_by_keys_and_kept_over_a_closed_tab(tmp_path: Path) -> None:
     first = given["answers"][next(iter(key["items"]))]
     assert (first["source"], first["realism"], first["agreement"]) == ("synthetic", 1, 1)
     assert given["answers"][list(key["items"])[4]]["agreement"] == 5 and found["wide"]
+
+
+def test_who_always_says_the_same_is_at_chance_whatever_the_counts() -> None:
+    _, key = page("made-up", [*items(20)[:10], *items(20)[20:]])  # 10 real, 20 synthetic
+    for word in ("real", "synthetic"):
+        given = {"token": key["token"], "answers": {
+            name: {"source": word, "realism": 3, "agreement": 3} for name in key["items"]}}  # fmt: skip
+        rows = frame(reader_rows(key, [given]))
+        row = rows[(rows["metric"] == "reader_accuracy") & (rows["dataset"] == "")].iloc[0]
+        assert row["value"] == 0.5

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from results import hypotheses
-from results.opinions import predictors_table
+from results import rules
+from results.predictors import predictors_table
 from results.tidy import Results, frame
 
 GENERATORS = {"all": {"train_on": "all", "images_seen": 100}, "own": {"train_on": "each", "images_seen": 50},
@@ -39,7 +39,7 @@ def fidelity(mine: float, spaces: tuple[str, ...] = ("a", "b"), kernel: float | 
     ],
 )  # fmt: skip
 def test_generalist_against_specialists(results: Results, rows: list[dict[str, Any]], verdict: str) -> None:
-    assert hypotheses.generalist(made(results, rows)).verdict == verdict
+    assert rules.generalist(made(results, rows)).verdict == verdict
 
 
 @pytest.mark.parametrize(("mine", "verdict"), [((0, 0.01), "supported"), ((0.3, 0.5), "contradicted"),
@@ -49,19 +49,19 @@ def test_memorising(results: Results, mine: tuple[float, float], verdict: str) -
     rows = [{"stage": "audit", "dataset": "d", "generator": name, "exposure": "full", "group": "all",
              "metric": "excess_copies", "value": sum(ends) / 2, "low": ends[0], "high": ends[1]}
             for name, ends in bounds.items()]  # fmt: skip
-    assert hypotheses.memorising(made(results, rows)).verdict == verdict
-    assert hypotheses.distinct(made(results, rows)).verdict == "contradicted"
+    assert rules.memorising(made(results, rows)).verdict == verdict
+    assert rules.distinct(made(results, rows)).verdict == "contradicted"
 
 
 def test_compute_adds_up_all_specialists(results: Results) -> None:
     costs = [{"stage": "train", "generator": name, "seconds": seconds, "cell": str(i), "exposure": "full"}
              for i, (name, seconds) in enumerate((("all", 100.0), ("own", 60.0), ("own", 60.0)))]  # fmt: skip
-    claim = hypotheses.compute(made(results, [], costs))
+    claim = rules.compute(made(results, [], costs))
     assert claim.verdict == "supported" and "1.7 min against 2.0 min" in claim.estimate
 
 
 def test_table_leaves_the_papers_numbers_empty(results: Results) -> None:
-    table = hypotheses.table(results)
+    table = rules.table(results)
     assert [claim[:2] for claim in table["claim"]] == [f"H{i}" for i in range(1, 8)]
     assert set(table["paper"]) == {""}
 
@@ -71,7 +71,7 @@ def test_predictors_rest_on_pairs(results: Results) -> None:
     gains = [0.05, 0.03, 0.02, 0.01]
     claims = pd.DataFrame(
         [keys | {"dataset": f"d{i}", "arm": "augmented", "against": "real", "backbone": "", "budget": 0.1,
-                 "difference": gain} for i, gain in enumerate(gains)]
+                 "ratio": 1.0, "share": 0.5, "difference": gain} for i, gain in enumerate(gains)]
     )  # fmt: skip
     rows = [keys | {"stage": "fidelity", "dataset": f"d{i}", "group": "all", "metric": metric, "value": value}
             for i in range(4) for metric, value in (("frechet_a", 10.0 * i), ("coverage_a", -1.0 * i))]  # fmt: skip
@@ -86,15 +86,34 @@ def test_predictors_rest_on_pairs(results: Results) -> None:
 
 
 def test_regret_is_what_a_measure_costs_as_a_guide(results: Results) -> None:
-    """Two generators a set; coverage prefers the one that helps less on one of them by .03."""
-    keys, claims, rows = {"exposure": "full", "variant": ""}, [], []
+    """Two generators a set; coverage prefers the one that helps less on one of them by .03, validation the other."""
+    keys, claims, rows = {"exposure": "full", "variant": "", "budget": 0.1, "ratio": 1.0, "share": 0.5}, [], []
     given = {("d0", "a"): (0.05, 0.9), ("d0", "b"): (0.02, 0.5), ("d1", "a"): (0.01, 0.9), ("d1", "b"): (0.04, 0.5),
              ("d2", "a"): (0.03, 0.9), ("d2", "b"): (0.01, 0.5)}  # fmt: skip
     for (dataset, generator), (gain, value) in given.items():
         same = keys | {"dataset": dataset, "generator": generator}
-        claims.append(same | {"arm": "augmented", "against": "real", "backbone": "", "budget": 0.1, "difference": gain})
-        rows.append(same | {"stage": "fidelity", "group": "all", "metric": "coverage_x", "value": value})
+        claims.append(same | {"arm": "augmented", "against": "real", "backbone": "", "difference": gain})
+        measured = {key: same[key] for key in ("dataset", "generator", "exposure", "variant")}
+        rows.append(measured | {"stage": "fidelity", "group": "all", "metric": "coverage_x", "value": value})
+        rows += [same | {"stage": "classify", "arm": "augmented", "group": "all", "metric": "validation_auroc",
+                         "value": 0.7 + gain + 0.001 * seed, "seed": seed} for seed in range(2)]  # fmt: skip
     found = dataclasses.replace(made(results, rows), claims=pd.DataFrame(claims))
     row = predictors_table(found).iloc[0]
     assert row["regret"] == pytest.approx(0.01) and row["pairs"] == 6 and row["sets"] == 3
     assert row["rho_low"] <= row["rho"] <= row["rho_high"]
+    assert row["within"] == pytest.approx(1 / 3), "it ranks two sets rightly and one the wrong way round"
+
+
+def test_a_measure_that_is_wrong_inside_every_set_is_told_so(results: Results) -> None:
+    """Six easy and hard sets make rho .9; inside each set the measure points the wrong way."""
+    keys, claims, rows = {"exposure": "full", "variant": ""}, [], []
+    for place in range(6):
+        for step in range(4):
+            same = keys | {"dataset": f"d{place}", "generator": f"g{step}"}
+            gain = {"arm": "augmented", "against": "real", "backbone": "", "budget": 0.1, "ratio": 1.0, "share": 0.5}
+            claims.append(same | gain | {"difference": 0.1 * place - 0.01 * step})
+            value = place + 0.1 * step
+            rows.append(same | {"stage": "fidelity", "group": "all", "metric": "coverage_x", "value": value})
+    found = dataclasses.replace(made(results, rows), claims=pd.DataFrame(claims))
+    row = predictors_table(found).iloc[0]
+    assert row["rho"] > 0.9 and row["within"] == pytest.approx(-1) and row["p"] < 0.01
