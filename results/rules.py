@@ -249,13 +249,13 @@ def warnings(results: Results) -> list[str]:
 
 
 def failures(results: Results) -> list[str]:
-    """Failed cells, by stage."""
+    """Failed or unfinished cells, by stage."""
     failed = results.failed
     rows = [
         f"{stage} of {name or 'all data sets'}" + (f", arm {arm}" if arm else "") + f" ({counted(len(part), 'cell')})"
         for (stage, name, arm), part in failed.groupby(["stage", "dataset", "arm"], sort=True)
     ]
-    return [f"Failed cells leave holes in what follows: {'; '.join(rows)}."] if rows else []
+    return [f"Failed or unfinished cells leave holes in what follows: {'; '.join(rows)}."] if rows else []
 
 
 def data_cautions(results: Results) -> list[str]:
