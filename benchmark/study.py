@@ -217,7 +217,9 @@ def load_study(source: str, overrides: list[str] | None = None, name: str | None
     generators = {key: generator.at(file.parent) for key, generator in study.generators.items()}
     datasets = [_chosen("|".join(_relative(each, file) for each in ref.split("|"))) for ref in study.datasets]
     external = {key: _relative(ref, file) for key, ref in study.external.items()}
-    return study.model_copy(update={"datasets": datasets, "generators": generators, "external": external})
+    backbones = [each.model_copy(update={"weights": _beside(each.weights, file)}) for each in study.backbones]
+    found = {"datasets": datasets, "generators": generators, "external": external, "backbones": backbones}
+    return study.model_copy(update=found | {"autoencoder": _beside(study.autoencoder, file)})
 
 
 def one_line(error: ValidationError) -> str:
@@ -259,6 +261,11 @@ def _chosen(reference: str) -> str:
     if told:
         print(f"augury: {told}", file=sys.stderr)
     return name
+
+
+def _beside(place: str | None, file: Path) -> str | None:
+    """A path that lies beside the study file, made whole; names and other paths stay as they are."""
+    return str((file.parent / place).resolve()) if place and (file.parent / place).exists() else place
 
 
 def _relative(reference: str, file: Path) -> str:

@@ -121,3 +121,13 @@ def test_blocks_narrow_sets_backbones_and_seeds() -> None:
     }  # fmt: skip
     with pytest.raises(BadInput, match=r"grid\.datasets: 'phantom-oct' given"):
         plan(study.model_copy(update={"grid": [Block(datasets=["phantom-oct"])]}))
+
+
+def test_weights_and_autoencoder_lie_beside_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "w.safetensors").touch()
+    text = "name: x\ndatasets: [phantom-ct]\nautoencoder: ./vae\nbackbones: [{name: resnet18, weights: w.safetensors}]"
+    monkeypatch.chdir("/")
+    study = load_study(write(tmp_path, text))
+    assert study.autoencoder == str(tmp_path / "vae") and study.backbones[0].weights == str(tmp_path / "w.safetensors")
+    assert load_study("quick").autoencoder == "augury" and load_study("quick").backbones[0].weights is None
