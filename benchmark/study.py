@@ -265,7 +265,9 @@ def _chosen(reference: str) -> str:
 
 def _beside(place: str | None, file: Path) -> str | None:
     """A path that lies beside the study file, made whole; names and other paths stay as they are."""
-    return str((file.parent / place).resolve()) if place and (file.parent / place).exists() else place
+    if place in (None, "augury", "taesd", "hub"):
+        return place
+    return str((file.parent / place).resolve()) if (file.parent / place).exists() else place
 
 
 def _relative(reference: str, file: Path) -> str:
