@@ -19,13 +19,13 @@ from benchmark.study import Study
 from classifiers.metrics import per_class, reliability, score
 from results.claims import contrasts, replicates
 from results.figures import FIGURES, caption, command, draw, write_figure
-from results.multiplier import dose_rows, multiplier_rows
 from results.opinions import opinion_rows
 from results.pooling import pool_seeds, pooled_rows
 from results.reader import reader_rows
 from results.report import render
 from results.statistics import Jackknives
 from results.tidy import Results, frame, records, write
+from results.worth import dose_rows, multiplier_rows
 
 COSTS = (
     "stage", "dataset", "generator", "exposure", "arm", "budget", "seed", "cell", "seconds", "cpu_seconds",

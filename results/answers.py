@@ -142,7 +142,10 @@ def worth(results: Results) -> str:
         return f"That was worth {known[0][1]} times the real data."
     ranked = sorted(known, key=lambda pair: -float(pair[0]["difference"]))
     shown = ranked if len(ranked) <= LISTED else [ranked[0], ranked[-1]]
-    return "In real data that was worth " + listed([f"{text} times on {row['dataset']}" for row, text in shown]) + "."
+    text = "In real data that was worth " + listed([f"{text} times on {row['dataset']}" for row, text in shown])
+    ends = [multiplier_rows_of(results, row) for row, _ in known]
+    nothing = all(value["low"] <= 1 or flags.get("low") == -1 for value, flags in ends)
+    return f"{text}; none of it can be told from 1, that is from nothing." if nothing else f"{text}."
 
 
 def multiplier_of(results: Results, row: Row) -> str:
@@ -202,9 +205,20 @@ def privacy(results: Results) -> str:
         sets = listed(list(dict.fromkeys(str(row["dataset"]) for row in found)))
         lead = f"The audit found an excess of copies on {sets} ({where}{most})"
     else:
-        lead = f"The audit found no excess of copies ({where}{most})"
+        lead = f"The audit called no excess of copies ({where}{most}{_one_control(results)})"
     last = "do not release these images unfiltered" if found else "finding none is no guarantee of privacy"
     return f"{lead}{_power(results)}; {last}."
+
+
+def _one_control(results: Results) -> str:
+    """Sets whose images lie nearer to training images than held-out ones do, without the bank control's agreement."""
+    rows = results.pooled("audit", "tile_max_excess_copies")
+    near = [f"{row['dataset']} {percent(row['value'])}" for row in records(rows)
+            if not absent(row["low"]) and row["low"] > 0]  # fmt: skip
+    near = list(dict.fromkeys(near))
+    return (
+        f"; nearer than held-out images are, which the other control does not confirm: {listed(near)}" if near else ""
+    )
 
 
 def _percents(row: Row) -> str:
@@ -219,7 +233,13 @@ def _power(results: Results) -> str:
         if len(values):
             low, high = percent(values.min(), 0), percent(values.max(), 0)
             parts.append(f"{low if low == high else f'{low} to {high}'} of {words} copies")
-    return f" and would have found {listed(parts)}" if parts else "; its power was not measured, so this says little"
+    if not parts:
+        return "; its power was not measured, so this says little"
+    least = table.groupby("group")["value"].min().sort_values(kind="stable")
+    least = least[~least.index.isin(["planted=exact", "planted=round_trip"])]
+    weak = str(least.index[0]).removeprefix("planted=").replace("_", " ") if len(least) else ""
+    rest = f", but as little as {percent(least.iloc[0], 0)} of {weak} ones" if weak and least.iloc[0] < 0.8 else ""
+    return f" and would have found by its main search {listed(parts)}{rest}"
 
 
 def exposure(results: Results) -> str:

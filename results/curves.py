@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from results.charts import panels
-from results.predictors import measured_gains, spearman
 from results.tidy import GREY, LOOKS, PLACEBOS, SPARE, Results, look, missing, plain, records, with_images
 from results.wording import heading, number, percent
+from results.worth import measured_gains, spearman
 
 
 def multiplier(results: Results) -> Figure | None:

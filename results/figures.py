@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from results import charts, curves
-from results.predictors import predictors_table
 from results.tidy import Results, headline, records, styled, with_images
 from results.wording import listed, number, percent
+from results.worth import predictors_table
 
 BAND = "Bands and bars are 95 % intervals over seeds and test patients."
 
@@ -63,7 +63,9 @@ def say_predictors(results: Results) -> str:
     text = "Each point is a data set and a generator; rho is Spearman's; the table has p after Holm and the regret."
     if table.empty:
         return text
-    best = max(records(table), key=lambda row: abs(float(row["rho"])))
+    if not (table["p_holm"] < 0.05).any():
+        return f"No measure's rank correlation with the gain can be told from chance ({len(table)} tried). {text}"
+    best = max(records(table[table["p_holm"] < 0.05]), key=lambda row: abs(float(row["rho"])))
     strongest = f"Strongest: {str(best['measure']).replace('_', ' ')}, rho {number(best['rho'], 2, sign=True)}"
     return f"{strongest} over {int(best['pairs'])} pairs. {text}"
 

@@ -142,7 +142,9 @@ def _levels(setting: Setting, jackknives: Jackknives, generators: Mapping[str, i
     for metric in METRICS:
         estimate = combine([setting], [1.0], seeds, jackknives, metric, generators)
         if estimate is not None:
-            rows.append(row_of(setting, metric, estimate, images(setting, jackknives)))
+            row = row_of(setting, metric, estimate, images(setting, jackknives))
+            low, high = max(row["low"], 0.0), min(row["high"], 1.0)  # a share; NaN stays NaN, which max and min let by
+            rows.append(row | ({"low": low, "high": high} if row["low"] == row["low"] else {}))
     return rows
 
 
@@ -190,8 +192,16 @@ def pool_seeds(table: pd.DataFrame) -> list[Row]:
         values = part["value"].dropna().to_numpy(dtype=np.float64)
         if len(values):
             shared = {name: part.iloc[0][name] for name in [*keys, "n", "n_train"]}
-            rows.append(shared | _pooled(str(shared["metric"]), part[part["value"].notna()], values))
+            bounds = _pooled(str(shared["metric"]), part[part["value"].notna()], values)
+            rows.append(shared | _never_certain(str(shared["metric"]), shared["n"], bounds))
     return rows
+
+
+def _never_certain(metric: str, n: Any, bounds: Row) -> Row:
+    """No copy among n images leaves up to 3/n possible (exact one-sided 95 % bound), however many seeds agree."""
+    if metric == "excess_copies" and bounds.get("high") == 0 and not missing(n):
+        return bounds | {"high": 1 - 0.05 ** (1 / int(n))}
+    return bounds
 
 
 def _pooled(metric: str, part: pd.DataFrame, values: "np.ndarray[Any, np.dtype[np.float64]]") -> Row:
@@ -205,7 +215,7 @@ def _pooled(metric: str, part: pd.DataFrame, values: "np.ndarray[Any, np.dtype[n
     low, high = pooled.low, pooled.high
     if metric == "membership_epsilon":
         return {"value": float(values.min())}  # a lower bound: that which holds for every seed
-    if metric.endswith(SHARES):
+    if metric.endswith(SHARES) and not metric.startswith("overfit"):
         # One-sided intervals must not shrink: seeds share the held-out controls that their bounds rest on.
         ends = part[["low", "high"]].mean()
         low, high = (float(np.clip(end, 0, 1)) for end in (np.fmin(low, ends["low"]), np.fmax(high, ends["high"])))

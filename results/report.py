@@ -12,8 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from results.answers import answers, multiplier_of, verdict_of
+from results.cautions import scope, warnings
 from results.figures import FIGURES, caption, command, draw, write_figure
-from results.rules import hypotheses, scope, warnings
+from results.rules import hypotheses
 from results.tables import TABLES
 from results.tidy import Results, missing, records
 from results.wording import (

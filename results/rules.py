@@ -1,4 +1,4 @@
-"""What is judged by rule: MediSyn's claims H1 to H6 and our H7 (supported, contradicted, undecided), and warnings.
+"""MediSyn's claims H1 to H6 and our H7, each judged by a rule: supported, contradicted or undecided.
 
 The paper's result tables are not known, so none of its numbers stands beside ours.
 """
@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from results.answers import multiplier_of, multiplier_rows_of
-from results.statistics import PROVISIONAL
-from results.tidy import Results, headline, highest_budget, lowest_budget, real_images, records
-from results.wording import DASH, absent, counted, duration, listed, number, percent, significant
+from results.tidy import Results, headline, records
+from results.wording import DASH, absent, duration, listed, number, percent, significant
 
 TOLD = 0.6  # share of pictures that readers may tell apart
 MARK = 0.5  # by which synthetic pictures may be marked lower, on scales from 1 to 5
@@ -241,104 +240,3 @@ def memorising(results: Results) -> Claim:
                 less, more = mine[dataset][1] < low, mine[dataset][0] > high
                 words[f"{dataset} ({other})"] = "supported" if less else "contradicted" if more else "undecided"
     return Claim(claim, rule, told(words) if words else DASH, over_sets(words))
-
-
-def warnings(results: Results) -> list[str]:
-    """Everything that limits what may be concluded, worst first; empty when nothing does."""
-    return [*failures(results), *data_cautions(results), *signatures(results), *strength(results)]
-
-
-def failures(results: Results) -> list[str]:
-    """Failed or unfinished cells, by stage."""
-    failed = results.failed
-    rows = [
-        f"{stage} of {name or 'all data sets'}" + (f", arm {arm}" if arm else "") + f" ({counted(len(part), 'cell')})"
-        for (stage, name, arm), part in failed.groupby(["stage", "dataset", "arm"], sort=True)
-    ]
-    return [f"Failed or unfinished cells leave holes in what follows: {'; '.join(rows)}."] if rows else []
-
-
-def data_cautions(results: Results) -> list[str]:
-    """Phantoms, waivers, leakage and what the cards warn of."""
-    phantoms = [str(card["name"]) for card in results.datasets if card.get("phantom")]
-    found = (
-        [f"Phantoms: no clinical claim. {listed(phantoms)} are procedural images, not patients."] if phantoms else []
-    )
-    waived = [str(name) for name in results.study.get("waive") or []]
-    found += [f"Leaks were waived by name for {listed(waived)}."] if waived else []
-    shared = [str(each) for each in results.manifest.get("shared_images") or []]
-    text = f"Sets share pictures, so a generator may have met test images before transfer: {listed(shared)}."
-    found += [text] if shared else []
-    for card in results.datasets:
-        reported = [str(each) for each in card.get("reported") or []]
-        found += [f"{card['name']}: the leakage check reports {listed(reported)}."] if reported else []
-    return found
-
-
-def signatures(results: Results) -> list[str]:
-    """Memorising, little diversity, domain shift: each with the number that raised it."""
-    found = []
-    for row in records(results.pooled("audit", "excess_copies")):
-        if not absent(row["low"]) and row["low"] > 0:
-            found.append(
-                f"Memorising: on {row['dataset']} an excess of {percent(row['value'])} of the images of "
-                f"{row['generator']} is unusually near a training image "
-                f"(95 % interval {percent(row['low'])} to {percent(row['high'])})."
-            )
-    found += _diversity(results)
-    claims = results.claims
-    harmed = claims[(claims["against"] == "real") & (claims["verdict"] == "harmed")]
-    harmed = harmed[~harmed["generator"].isin(("copies", "class_mean", "mixup"))].drop_duplicates(["dataset", "arm"])
-    for row in records(harmed[harmed["claim"] | (harmed["arm"] == "augmented")]):
-        found.append(
-            f"Domain shift or mode collapse: on {row['dataset']} the arm {row['arm']} at "
-            f"{percent(row['budget'])} scored {number(abs(row['difference']))} below real data alone."
-        )
-    return found
-
-
-def _diversity(results: Results) -> list[str]:
-    """MS-SSIM among synthetic images above that among real ones, both intervals apart."""
-    table = results.pooled("fidelity", "ms_ssim")
-    real = {row["dataset"]: row for row in records(table[table["generator"] == "real"])}
-    near: dict[str, list[str]] = {}
-    for row in records(table[table["generator"].isin(results.generators)]):
-        floor = real.get(row["dataset"])
-        if floor and not absent(row["low"]) and not absent(floor["high"]) and row["low"] > floor["high"]:
-            text = f"{row['dataset']} {number(row['value'])} against {number(floor['value'])}"
-            near.setdefault(str(row["generator"]), []).append(text)
-    return [
-        f"Little diversity: the images of {name} resemble one another more than real ones do (MS-SSIM: "
-        f"{'; '.join(dict.fromkeys(texts))})."
-        for name, texts in near.items()
-    ]
-
-
-def strength(results: Results) -> list[str]:
-    """Few seeds, one generator, nothing to claim."""
-    rows = records(headline(results))
-    found = []
-    seeds = min((int(row["seeds"]) for row in rows), default=PROVISIONAL)
-    if seeds == 1:
-        found.append("One seed: intervals are the test patients' alone and leave out the variation of training.")
-    if seeds < PROVISIONAL:
-        found.append(f"Provisional: {counted(seeds, 'seed')} where {PROVISIONAL} are needed for a verdict to stand.")
-    single = sorted({str(row["generator"]) for row in rows if not absent(row["generators"]) and row["generators"] == 1})
-    if single:
-        found.append(f"Conditional: {listed(single)} was trained once, so verdicts hold for that generator only.")
-    return found
-
-
-def scope(results: Results) -> str:
-    """One line under the title: what was compared on what."""
-    sets, seeds = counted(len(results.names), "data set"), results.study.get("seeds")
-    total = len(seeds) if isinstance(seeds, list) else seeds
-    parts = [sets, counted(int(total), "seed") if isinstance(total, int) else ""]
-    parts += [f"{results.study['size']} px images"] if results.study.get("size") else []
-    low, high = lowest_budget(results), highest_budget(results)
-    if low == low:
-        first = real_images(results, results.names[0], low) if len(results.names) == 1 else None
-        parts.append(
-            f"{percent(low)} to {percent(high)} of the real data" + (f" (from {first} images)" if first else "")
-        )
-    return " · ".join(part for part in [*parts, results.backbone] if part)

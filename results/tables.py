@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from results import rules
-from results.predictors import predictors_table
 from results.tidy import Results, records
 from results.wording import TIED
+from results.worth import predictors_table
 
 SETTING = ["arm", "generator", "exposure", "budget", "ratio", "share", "backbone", "variant"]
 BOUNDS = ("value", "low", "high")

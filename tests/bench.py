@@ -235,11 +235,11 @@ def large_report(home: Path) -> None:
 def counted(classifiers: int, images: int) -> None:
     """All statistics of made-up predictions: 10 sets, 10 seeds, 4 budgets, 5 arms."""
     from results.claims import contrasts
-    from results.multiplier import dose_rows, multiplier_rows
     from results.opinions import opinion_rows
     from results.pooling import pooled_rows
     from results.statistics import Jackknives
     from results.tidy import frame
+    from results.worth import dose_rows, multiplier_rows
 
     rng = np.random.default_rng(0)
     labels, rows, kept = rng.integers(0, 4, images), [], {}

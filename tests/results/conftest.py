@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from results.claims import contrasts, replicates
-from results.multiplier import multiplier_rows
 from results.pooling import pool_seeds, pooled_rows
 from results.tidy import Results, frame, join
+from results.worth import multiplier_rows
 
 BUDGETS = (0.01, 0.1, 1.0)
 PLACEBOS = ("copies", "class_mean", "mixup")

@@ -8,10 +8,10 @@ import pytest
 from statsmodels.stats.contingency_tables import mcnemar as reference
 
 from results.claims import contrasts
-from results.multiplier import dose_rows, multiplier_rows
 from results.opinions import bootstrap, delong, mcnemar, opinion_rows, wilcoxon
 from results.statistics import Jackknives, paired
 from results.tidy import frame
+from results.worth import dose_rows, multiplier_rows
 
 TRUTH = np.array([0, 1, 1, 0, 1, 0, 0, 1, 1, 0, 1, 0, 0, 0, 1, 1, 0, 1, 0, 1, 0, 0, 1, 0])
 ONE = np.array([3, 8, 6, 5, 7, 2, 4, 9, 5, 1, 6, 5, 3, 2, 8, 4, 6, 7, 1, 9, 2, 3, 6, 4])

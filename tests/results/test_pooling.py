@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from results.claims import contrasts, replicates
-from results.multiplier import at, invert, isotonic_blocks, multiplier_rows
 from results.pooling import pool_seeds, pooled_rows
 from results.statistics import jackknife
 from results.tidy import Results, frame
+from results.worth import at, invert, isotonic_blocks, multiplier_rows
 
 
 def cells_of(scores: dict[tuple[str, str, float], float], seeds: int = 5) -> tuple[pd.DataFrame, Any]:

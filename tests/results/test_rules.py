@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from results import rules
-from results.predictors import predictors_table
 from results.tidy import Results, frame
+from results.worth import predictors_table
 
 GENERATORS = {"all": {"train_on": "all", "images_seen": 100}, "own": {"train_on": "each", "images_seen": 50},
               "blind": {"train_on": "each", "unconditional": True}}  # fmt: skip
