@@ -244,7 +244,7 @@ class Lineage:
         if backbone.optimiser:
             config |= {"optimiser": backbone.optimiser}
         if backbone.weights:
-            config |= self.weights(weights_source, backbone.weights) or {}
+            config |= weights_source(backbone.weights)
         if by_budget:
             config |= {"by_budget": True, "select": "last"}
             about = about | {"variant": ";".join(filter(None, (about.get("variant"), "validation=budget")))}
