@@ -171,11 +171,7 @@ class Lineage:
             config |= {"resolution": generator.resolution}
             return Cell("autoencoder", VERSIONS["autoencoder"], config, {}, threads, about)
         assert inputs is not None and sight is not None
-        config = (
-            (self.weights(autoencoder_source, self.study.autoencoder) or {})
-            | sight.config()
-            | {"resolution": generator.resolution}
-        )
+        config = autoencoder_source(self.study.autoencoder) | sight.config() | {"resolution": generator.resolution}
         seen = 0 if generator.dp_epsilon else self.study.decoder_images_seen
         config |= {"size": self.study.size, "images_seen": seen // 4 if before else seen}
         config |= {"private": True} if generator.dp_epsilon else {}
