@@ -15,6 +15,7 @@ from benchmark.datasets import Card, label_name, phrase
 from benchmark.sources import folder_name
 from benchmark.stages import split, synthesize
 from benchmark.study import Study
+from results.pooling import never_certain
 from results.reader import Item, check, page
 
 NOTICE = (
@@ -151,7 +152,8 @@ def audit_lines(rows: list[Record], cell: Cell) -> list[str]:
         ]
     excess, power = found.get(("excess_copies", "all")), found.get(("tile_max_power", "planted=exact"))
     if excess:
-        high = f", at most {excess['high']:.1%} with 95 % confidence" if "high" in excess else ""
+        bounds = never_certain("excess_copies", excess["n"], excess)
+        high = f", at most {bounds['high']:.1%} with 95 % confidence" if "high" in bounds else ""
         lines.append(f"Excess of copies: {max(0.0, excess['value']):.1%}{high} ({excess['n']} images judged).")
     if power:
         lines.append(f"It would have found {power['value']:.0%} of exact copies.")

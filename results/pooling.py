@@ -193,11 +193,11 @@ def pool_seeds(table: pd.DataFrame) -> list[Row]:
         if len(values):
             shared = {name: part.iloc[0][name] for name in [*keys, "n", "n_train"]}
             bounds = _pooled(str(shared["metric"]), part[part["value"].notna()], values)
-            rows.append(shared | _never_certain(str(shared["metric"]), shared["n"], bounds))
+            rows.append(shared | never_certain(str(shared["metric"]), shared["n"], bounds))
     return rows
 
 
-def _never_certain(metric: str, n: Any, bounds: Row) -> Row:
+def never_certain(metric: str, n: Any, bounds: Row) -> Row:
     """No copy among n images leaves up to 3/n possible (exact one-sided 95 % bound), however many seeds agree."""
     if metric == "excess_copies" and bounds.get("high") == 0 and not missing(n):
         return bounds | {"high": 1 - 0.05 ** (1 / int(n))}

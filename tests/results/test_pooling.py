@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from results.claims import contrasts, replicates
-from results.pooling import pool_seeds, pooled_rows
+from results.pooling import never_certain, pool_seeds, pooled_rows
 from results.statistics import jackknife
 from results.tidy import Results, frame
 from results.worth import at, invert, isotonic_blocks, multiplier_rows
@@ -134,3 +134,11 @@ def test_seeds_of_an_audit_are_pooled() -> None:
     assert (one["value"], one["low"], one["high"]) == (0.0, -0.02, 0.05)
     flat = frame(pool_seeds(frame([{**rows[0], "seed": s, "low": None, "high": None} for s in range(2)]))).iloc[0]
     assert flat["value"] == 0.0 and np.isnan(flat["low"])
+
+
+def test_no_copy_among_n_images_is_not_no_copy_at_all() -> None:
+    rows = [{"stage": "audit", "dataset": "d", "generator": "g", "seed": seed, "group": "all", "n": 400,
+             "metric": "excess_copies", "value": 0.0, "low": 0.0, "high": 0.0} for seed in range(5)]  # fmt: skip
+    pooled = pool_seeds(frame(rows))[0]
+    assert pooled["value"] == pooled["low"] == 0 and pooled["high"] == pytest.approx(1 - 0.05 ** (1 / 400))
+    assert never_certain("excess_copies", 400, {"high": 0.02})["high"] == 0.02
