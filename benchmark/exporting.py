@@ -205,10 +205,10 @@ def reader_page(
     if out.exists() or key_file.exists():
         raise BadInput(f"reader-study: {out} or {key_file} is there already; give another --out")
     first: dict[str, Cell] = {}
-    for cell in (
-        cell for cell in cells if cell.stage == "synthesize" and "train" in cell.inputs and store.record(cell)
-    ):
-        first.setdefault(str(cell.about["dataset"]), cell)
+    wanted = (next(iter(study.generators), ""), "")  # the study as written, not a variant or another wording
+    for cell in (cell for cell in cells if cell.stage == "synthesize" and store.record(cell)):
+        if (cell.about.get("generator"), cell.about.get("variant")) == wanted:
+            first.setdefault(str(cell.about["dataset"]), cell)
     if not first:
         raise BadInput("reader-study: the study has no finished synthetic set; `augury synthesize STUDY` makes them")
     rng, items = np.random.default_rng(seed), []

@@ -1,5 +1,7 @@
 """Generators in a study: what each may see, where it starts from, and that the folder it leaves is plain diffusers."""
 
+import base64
+import io
 import json
 import os
 from pathlib import Path
@@ -347,3 +349,25 @@ def test_classifiers_of_every_arm_are_attacked_where_it_is_asked(tmp_path: Path)
     assert ("real", "classifier_membership_calibrated_auroc", 0) in found, "seeds leave out different images"
     assert ("synthetic", "classifier_membership_calibrated_auroc", 0) not in found, "the generators saw the same"
     assert all("attacked" not in c.config for c in cells_of(tmp_path, generators={"g": SMALL}) if c.stage == "classify")
+
+
+def test_reader_study_shows_the_study_as_written(tmp_path: Path) -> None:
+    """Not the set of an unseen wording, which is planned first, and not that of the second generator."""
+    from benchmark.exporting import reader_page
+
+    generators = {"g": SMALL, "other": SMALL | {"detail": "label"}}
+    cells = cells_of(tmp_path, generators=generators, unseen_phrasing=True, datasets=["phantom-oct"])
+    store = finish(cells, tmp_path / "home", "synthesize")
+    drawn = [c for c in cells if c.stage == "synthesize"]
+    assert drawn[0].about["variant"] == "phrasing=unseen", "or this test proves nothing"
+    out, study = tmp_path / "page.html", load_study(str(tmp_path / "study.yaml"))
+    key, _ = reader_page(study, cells, store, 3, 3, 0, out)
+    items = json.loads(key.read_text())["items"]
+    shown = json.loads(out.read_text().split('id="content">')[1].split("</script>")[0])["items"]
+    made = {each["id"]: each["image"] for each in shown if items[each["id"]]["source"] == "synthetic"}
+    written = next(c for c in drawn if not c.about["variant"] and c.about["generator"] == "g")
+    greys = np.rint(synthesize.read(store.folder(written)).images.mean(3)).astype(np.uint8)  # real ones are grey
+    for uri in made.values():
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
+        assert (greys == picture[..., 0]).all((1, 2)).any()
+    assert len(made) == 3 and {items[name]["generator"] for name in made} == {"g"}
