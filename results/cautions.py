@@ -9,7 +9,7 @@ from results.wording import absent, counted, listed, number, percent
 
 def warnings(results: Results) -> list[str]:
     """Everything that limits what may be concluded, worst first; empty when nothing does."""
-    return [*failures(results), *data_cautions(results), *signatures(results), *strength(results)]
+    return [*failures(results), *data_cautions(results), *signatures(results), *_doubled(results), *strength(results)]
 
 
 def failures(results: Results) -> list[str]:
@@ -95,6 +95,19 @@ def _diversity(results: Results) -> list[str]:
         f"{'; '.join(dict.fromkeys(texts))})."
         for name, texts in near.items()
     ]
+
+
+def _doubled(results: Results) -> list[str]:
+    """Where `real_double` has far from twice the images, because each class needs one at least."""
+    table = results.table[(results.table["stage"] == "classify") & results.table["n_train"].notna()]
+    pairs = table.pivot_table(values="n_train", index=["dataset", "budget"], columns="arm", aggfunc="mean")
+    pairs = pairs.reindex(columns=["real", "real_double"]).dropna().astype("float64").reset_index()
+    found = [
+        f"{row['dataset']} at {percent(row['budget'])} {row['real_double']:.0f} images against {row['real']:.0f}"
+        for row in records(pairs[pairs["real_double"] < 1.5 * pairs["real"]])
+    ]
+    text = "Twice the real data is less where every class needs an image, so H5 is compared with too little"
+    return [f"{text}: {'; '.join(found)}."] if found else []
 
 
 def strength(results: Results) -> list[str]:

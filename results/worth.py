@@ -70,7 +70,10 @@ def invert(score: float, log_budgets: Floats, curve: Floats) -> tuple[float, int
 def multiplier(
     arm: Setting, curve: list[Setting], jackknives: Jackknives, generators: Mapping[str, int] | None = None
 ) -> Multiplier | None:
-    """The arm's score read off the real-only curve (ascending budgets); None without two budgets."""
+    """The arm's score read off the real-only curve (ascending budgets); None without two budgets.
+
+    In real images, not in nominal budgets: where every class needs one image, 1 % may hold twice as many.
+    """
     seeds = sorted(set(arm.cells).intersection(*(set(each.cells) for each in curve))) if curve else []
     if len(curve) < 2 or not seeds:
         return None
@@ -80,13 +83,19 @@ def multiplier(
     if len(known) < len(curve) or np.isnan(thetas).any():
         return None
     fit = isotonic_blocks([level.value for level in known], _weights(known))
-    log_budgets = np.log([float(each["budget"]) for each in curve])
-    spot, censored = invert(float(thetas[0].mean()), log_budgets, fit @ np.array([level.value for level in known]))
-    grid = np.linspace(log_budgets[0], log_budgets[-1], POINTS)
-    inside = [_agrees(np.append(1.0, -(at(x, log_budgets) @ fit)), thetas, covariance) for x in grid]
+    sizes = np.log([_size(each) for each in curve])
+    spot, censored = invert(float(thetas[0].mean()), sizes, fit @ np.array([level.value for level in known]))
+    grid = np.linspace(sizes[0], sizes[-1], POINTS)
+    inside = [_agrees(np.append(1.0, -(at(x, sizes) @ fit)), thetas, covariance) for x in grid]
     ends = _ends(grid, np.array(inside), spot, censored)
-    m = np.exp(np.array([spot, ends[0], ends[1]]) - np.log(float(arm["budget"])))
+    own = np.interp(np.log(float(arm["budget"])), np.log([float(each["budget"]) for each in curve]), sizes)
+    m = np.exp(np.array([spot, ends[0], ends[1]]) - own)
     return Multiplier(float(m[0]), float(m[1]), float(m[2]), censored, ends[2], ends[3])
+
+
+def _size(setting: Setting) -> float:
+    """Real images of a setting; its budget where the table does not count them."""
+    return float(setting.n_train or setting["budget"])
 
 
 def _weights(levels: list[Estimate]) -> Floats:
@@ -151,7 +160,8 @@ def _curve(arm: Setting, found: list[Setting]) -> list[Setting]:
     real = [each for each in found if each["arm"] == "real"]
     real = [each for each in real if all(each[name] == arm[name] for name in ("dataset", "backbone"))]
     same = [each for each in real if each["variant"] == arm["variant"]]
-    return sorted(same or [each for each in real if each["variant"] == ""], key=lambda each: float(each["budget"]))
+    curve = sorted(same or [each for each in real if each["variant"] == ""], key=lambda each: float(each["budget"]))
+    return [each for i, each in enumerate(curve) if i == 0 or _size(each) > _size(curve[i - 1])]  # no images twice
 
 
 DOSED = ("augmented", "pretrained", "synthetic")

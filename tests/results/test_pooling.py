@@ -95,6 +95,11 @@ def test_twice_the_data_is_a_multiplier_of_two() -> None:
     assert table.loc[("data_multiplier_censored", "mixed"), "value"] == 1
     assert table.loc[("data_multiplier", "synthetic"), "value"] == pytest.approx(0.25)
     assert table.loc[("data_multiplier_censored", "synthetic"), "value"] == -1
+    cells.loc[cells["budget"] == 0.1, "n_train"] = 20  # where every class needs an image 10 % may hold a fifth
+    counted = frame(multiplier_rows(cells, load)).set_index(["metric", "arm"])
+    assert counted.loc[("data_multiplier", "mixed"), "value"] == pytest.approx(5), (
+        "five times 20 images is all there is"
+    )
     assert not multiplier_rows(*cells_of({("real", "", 0.1): 1.0, ("mixed", "g", 0.1): 1.0}))
 
 

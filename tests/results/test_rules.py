@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from results import rules
+from results import cautions, rules
 from results.tidy import Results, frame
 from results.worth import predictors_table
 
@@ -117,3 +117,12 @@ def test_a_measure_that_is_wrong_inside_every_set_is_told_so(results: Results) -
     found = dataclasses.replace(made(results, rows), claims=pd.DataFrame(claims))
     row = predictors_table(found).iloc[0]
     assert row["rho"] > 0.9 and row["within"] == pytest.approx(-1) and row["p"] < 0.01
+
+
+@pytest.mark.parametrize(("double", "told"), [(12, True), (20, False)])
+def test_half_a_double_is_told(results: Results, double: int, told: bool) -> None:
+    counts = {"real": 10, "real_double": double}
+    rows = [{"stage": "classify", "dataset": "d", "arm": arm, "budget": 0.01, "seed": 0, "group": "all",
+             "metric": "auroc", "value": 0.8, "n_train": n} for arm, n in counts.items()]  # fmt: skip
+    text = " ".join(cautions.warnings(made(results, rows)))
+    assert ("d at 1 % 12 images against 10" in text.replace("\u00a0", " ")) == told
