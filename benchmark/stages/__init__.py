@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 VERSIONS: dict[str, int] = {
-    "split": 2,
+    "split": 3,
     "autoencoder": 2,
     "train": 2,
     "synthesize": 2,
     "features": 1,
     "classify": 3,
     "fidelity": 4,
-    "audit": 5,
+    "audit": 6,
     "membership": 1,
 }
 
@@ -49,7 +49,7 @@ Stage = Callable[[dict[str, Any], dict[str, Path], Path], None]  # config, folde
 
 def stage(name: str) -> Stage:
     """The function that makes a cell of this stage; imported here, so that a plan needs none of it."""
-    from benchmark.stages import audit, classify, fidelity, membership, split, synthesize, train
+    from benchmark.stages import audit, classify, fidelity, split, synthesize, train
 
     stages: dict[str, Stage] = {
         "split": split.run_split,
@@ -60,6 +60,6 @@ def stage(name: str) -> Stage:
         "classify": classify.run_classify,
         "fidelity": fidelity.run_fidelity,
         "audit": audit.run_audit,
-        "membership": membership.run_membership,
+        "membership": audit.run_membership,
     }
     return stages[name]

@@ -42,7 +42,11 @@ class Prepared:
 
 
 def seen_rows(prepared: Prepared, config: Record) -> Rows:
-    """Rows of train that a generator of this config may see: a budget, a share of all that is kept, or all."""
+    """Rows of train that a generator of this config may see: a budget, a share of all that is kept, or all; a
+    reference model's without the audit's members."""
+    if config.get("outside_pool"):
+        seen = seen_rows(prepared, {key: value for key, value in config.items() if key != "outside_pool"})
+        return np.asarray(seen[~np.isin(seen, prepared.members)])
     if config["budget"] is None and config.get("data_share", 1.0) < 1:
         return prepared.budget(config["data_share"], config["seed_of_model"])
     return prepared.budget(config["budget"], config["seed"])

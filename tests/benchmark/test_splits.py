@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from benchmark.datasets import Card, Dataset, Split
-from benchmark.splits import budget_rows, entry_budgets, flip_coin, leakage, patients_of, shared_images
+from benchmark.splits import (
+    budget_rows,
+    entry_budgets,
+    flip_coin,
+    leakage,
+    mirrored_pairs,
+    patients_of,
+    shared_images,
+)
 
 BUDGETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -112,3 +120,18 @@ def test_pictures_that_two_sets_share_are_told() -> None:
     found = shared_images({"a": [one[:15], one[15:]], "b": [two], "c": [np.concatenate([three, brighter])]})
     assert [(finding.count, finding.stops) for finding in found] == [(4, False), (2, False)]
     assert "in a and in b" in found[0].text and "pictures of a correlate" in found[1].text
+
+
+def test_mirror_images_are_one_patient_and_told_between_train_and_test() -> None:
+    train, test = noise(20, side=32), noise(10, 1, side=32)
+    noisy = train[:2, :, ::-1].astype(int) + np.random.default_rng(0).integers(-2, 3, train[:2].shape)
+    train[18:] = np.clip(noisy, 0, 255)
+    test[0] = train[5][:, ::-1]
+    symmetric = np.concatenate([train[7][:, :16], train[7][:, :16][:, ::-1]], 1)
+    train[7] = symmetric
+    assert sorted(map(tuple, mirrored_pairs(train, train).tolist())) == [(0, 18), (1, 19), (18, 0), (19, 1)]
+    found = patients_of(Split(train, np.zeros(20, np.int64), None))
+    assert found[0] == found[18] and found[1] == found[19] and len(set(found)) == 18
+    kinds = {finding.kind: finding for finding in leakage(dataset(train, test, (None, None)))}
+    assert set(kinds) == {"mirrored duplicate"} and kinds["mirrored duplicate"].count == 1
+    assert not kinds["mirrored duplicate"].stops
