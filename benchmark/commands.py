@@ -330,8 +330,9 @@ def _check_backbones(study: "Study") -> None:
     from benchmark.cache import BadInput
     from classifiers.backbones import check
 
-    for backbone in study.backbones:
+    for network in (*study.backbones, *study.fidelity.encoders):
         try:
-            check(backbone.name)
+            if not isinstance(network, str):
+                check(network.name)
         except ValueError as error:
             raise BadInput(str(error)) from None

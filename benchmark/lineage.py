@@ -52,7 +52,7 @@ class Lineage:
     def digests(self) -> dict[str, str]:
         return {ref: datasets.digest(ref, self.study.phantom_images, self.study.size) for ref in self.references}
 
-    def weights(self, find: Callable[[str], Any], name: str) -> Any:
+    def weights(self, find: Callable[[Any], Any], name: Any) -> Any:
         try:
             return find(name)
         except BadInput as error:
@@ -142,6 +142,12 @@ class Lineage:
             {"generator": key, "exposure": "transfer", "seed": seed},
         )  # fmt: skip
         return self._train(generator, sight, self.splits([reference]), first, generator.transfer_images_seen, about)
+
+    def outside(self, trained: Cell) -> Cell:
+        """The same generator, trained on no patient of any audit pool: a reference for membership."""
+        about = trained.about | {"generator": f"{trained.about['generator']} (reference)"}
+        return Cell("train", trained.version, trained.config | {"outside_pool": True}, trained.inputs,
+                    trained.threads, about)  # fmt: skip
 
     def _train(
         self, generator: Generator, sight: Sight, inputs: dict[str, Cell], start: Cell | None,

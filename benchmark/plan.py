@@ -7,7 +7,7 @@ from itertools import product
 from benchmark.cache import BadInput, Cell, Record
 from benchmark.datasets import UNSEEN
 from benchmark.lineage import Lineage, Sight
-from benchmark.recipes import encoder_source
+from benchmark.recipes import encoder_source, image_text_source
 from benchmark.stages import VERSIONS
 from benchmark.study import REAL_ARMS, SYNTHETIC_ARMS, Block, Study
 
@@ -156,16 +156,22 @@ class Planner:
             if about["generator"] != next(iter(study.generators)):
                 facts |= {"variant": f"generator={about['generator']}"}
             sets += [("round_trip", facts, autoencoder)]
+        aligned = self.lineage.weights(image_text_source, study.fidelity.image_text) or {}
         for place, encoder in enumerate(study.fidelity.encoders):
-            config: Record = (
-                {"encoder": encoder}
-                | (self.lineage.weights(encoder_source, encoder) or {})
-                | {"images": study.fidelity.images}
-            )
+            source = self.lineage.weights(encoder_source, encoder) or {"encoder": encoder}
+            config: Record = source | {"images": study.fidelity.images}
+            told = {"whole": place == 0} | (aligned if place == 0 else {})
 
-            def features(of: str, sources: dict[str, Cell], about: Record, config: Record = config) -> Cell:
+            def features(
+                of: str,
+                sources: dict[str, Cell],
+                about: Record,
+                config: Record = config,
+                own: bool = encoder == "real_classifier",
+            ) -> Cell:
                 inputs = {key: cell for key, cell in sources.items() if key != "judge"}
                 inputs = inputs if "synthesize" in inputs else {"split": split} | inputs
+                inputs |= judge | {"split": split} if config["encoder"] == "real_classifier" else {}
                 return Cell(
                     "features", VERSIONS["features"], config | {"of": of}, inputs, study.threads.generator, about
                 )
@@ -174,7 +180,7 @@ class Planner:
             for of, facts, more in sets:
                 inputs = {"split": split, "real": real, "judged": features(of, more, facts)} | more
                 inputs = inputs if place == 0 else {key: cell for key, cell in inputs.items() if key != "judge"}
-                yield Cell("fidelity", VERSIONS["fidelity"], config | {"whole": place == 0}, inputs, 1, facts)
+                yield Cell("fidelity", VERSIONS["fidelity"], config | told, inputs, 1, facts)
         if study.audit_pool:
             everyday: Record = {"encoder": "efficientnet_lite0", "images": study.fidelity.images}
             threads, version = study.threads.generator, VERSIONS["features"]
@@ -184,10 +190,12 @@ class Planner:
             sight: Record = {"seed": seed, "budget": budget} if limited else {"seed": None, "budget": None}
             if trained and not limited and trained.config.get("data_share", 1.0) < 1:
                 sight |= {key: trained.config[key] for key in ("data_share", "seed_of_model")}
-            settings = study.audit.model_dump() | {"exposure": about["exposure"]} | sight
+            settings = study.audit.model_dump(exclude={"reference"}) | {"exposure": about["exposure"]} | sight
             yield Cell("audit", VERSIONS["audit"], settings, inputs, 1, about)
             if trained and about["exposure"] != "external" and not about["variant"]:
                 generator = study.generators[about["generator"]]
                 settings = sight | {"detail": generator.detail, "unconditional": generator.unconditional}
                 inputs = {"split": split, "train": trained, "bank": bank}
+                if study.audit.reference and about["exposure"] == "full":
+                    inputs["reference"] = self.lineage.outside(trained)
                 yield Cell("membership", VERSIONS["membership"], settings, inputs, threads, about)

@@ -168,24 +168,29 @@ class Sampling(Frozen):
 hashed = cache(sha256)  # weights are read once a plan
 
 
-def encoder_source(name: str) -> dict[str, Any]:
-    """An encoder that needs a file, with its hash; raises BadInput where $AUGURY_WEIGHTS has it not."""
+def encoder_source(encoder: Any) -> dict[str, Any]:
+    """An encoder by name, or a record with name, weights and side -> its part of a config, files with their hash;
+    raises BadInput where a file is not at hand."""
     from benchmark.stages.fidelity import INCEPTION
 
-    if name != "inception":
-        return {}
+    if not isinstance(encoder, str):
+        return {"encoder": encoder.name, "side": encoder.side} | weights_source(encoder.weights)
+    if encoder != "inception":
+        return {"encoder": encoder}
     file = Path(os.environ.get("AUGURY_WEIGHTS") or "") / INCEPTION
     if not os.environ.get("AUGURY_WEIGHTS") or not file.is_file():
         raise BadInput(f"fidelity.encoders: inception needs $AUGURY_WEIGHTS/{INCEPTION}")
-    return {"weights": hashed(file)}
+    return {"encoder": encoder, "weights": hashed(file)}
 
 
 def weights_source(weights: str) -> dict[str, Any]:
-    """Where a backbone starts from, with the hash of a local file."""
+    """Where a network starts from, with the hash of a local file."""
     if weights == "hub":
         return {"weights": "hub"}
     if not Path(weights).is_file():
-        raise BadInput(f"backbones: weights {weights!r} given; allowed: hub, or a .safetensors or .pth file")
+        raise BadInput(
+            f"backbones and encoders: weights {weights!r} given; allowed: hub, or a .safetensors or .pth file"
+        )
     return {"weights": weights, "weights_digest": hashed(Path(weights))}
 
 
@@ -212,20 +217,38 @@ def autoencoder_file(name: str) -> Path:
     return file
 
 
-def model_folder(reference: str) -> Path:
-    """A diffusers folder, or the local copy of a hub id; nothing is downloaded. Raises BadInput where there is none."""
-    folder = Path(reference)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+def local_folder(reference: str) -> Path:
+    """A folder, or the local copy of a hub id; nothing is downloaded. Raises BadInput where there is none."""
+    if Path(reference).is_dir():
+        return Path(reference)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-        try:
-            folder = Path(snapshot_download(reference, local_files_only=True))
-        except (HFValidationError, LocalEntryNotFoundError):
-            raise BadInput(
-                f"model {reference!r} is neither a folder nor in the local hub cache; `hf download {reference}` "
-                "fetches it from the hub"
-            ) from None
+    try:
+        return Path(snapshot_download(reference, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        raise BadInput(
+            f"model {reference!r} is neither a folder nor in the local hub cache; `hf download {reference}` "
+            "fetches it from the hub"
+        ) from None
+
+
+def image_text_source(reference: str | None) -> dict[str, Any]:
+    """A CLIP folder or hub id with its fingerprint; nothing where none is given."""
+    if reference is None:
+        return {}
+    folder = local_folder(reference)
+    kind = (
+        json.loads((folder / "config.json").read_text()).get("model_type") if (folder / "config.json").is_file() else ""
+    )
+    if kind != "clip":
+        raise BadInput(f"fidelity.image_text: {reference!r} holds {kind or 'no config.json'}; allowed: a CLIP model")
+    return {"image_text": reference, "image_text_digest": folder_digest(folder, reference)}
+
+
+def model_folder(reference: str) -> Path:
+    """A diffusers folder, or the local copy of a hub id. Raises BadInput where there is none."""
+    folder = local_folder(reference)
     index = folder / "model_index.json"
     kind = json.loads(index.read_text()).get("_class_name") if index.is_file() else None
     if kind != "StableDiffusionPipeline":
@@ -236,7 +259,11 @@ def model_folder(reference: str) -> Path:
 @cache
 def model_digest(reference: str) -> str:
     """A fingerprint of a model: the commit of a hub id, else the hash of its configs and weights."""
-    folder = model_folder(reference)
+    return folder_digest(model_folder(reference), reference)
+
+
+def folder_digest(folder: Path, reference: str) -> str:
+    """A fingerprint of the folder that a reference stands for: the commit of a hub id, else its files' hash."""
     if folder != Path(reference):
         return folder.name
     from benchmark.datasets import fingerprint

@@ -14,7 +14,7 @@ from benchmark.cache import BadInput, Cell, Record, Store, write_json
 from benchmark.running import versions
 from benchmark.splits import shared_images
 from benchmark.stages import split, synthesize
-from benchmark.stages.membership import attacked_rows
+from benchmark.stages.audit import attacked_rows
 from benchmark.study import Study
 from classifiers.metrics import per_class, reliability, score
 from results.claims import contrasts, replicates

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from benchmark.cache import BadInput
 from benchmark.recipes import Count, Frozen, Generator, Sampling, Share
@@ -77,18 +77,38 @@ class Threads(Frozen):
     classifier: Count = 1
 
 
-class Fidelity(Frozen):
-    """Images a set that enter fidelity measures, at most, and the feature spaces; inception is FID's of 2015."""
+class Encoder(Frozen):
+    """Any timm backbone as a feature space; weights: `hub`, or a .safetensors or .pth file; side in pixels."""
 
-    encoders: Annotated[list[Literal["efficientnet_lite0", "inception"]], Field(min_length=1)] = ["efficientnet_lite0"]
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    weights: str
+    side: Annotated[int, Field(ge=16, le=1024)] = 224
+
+
+Space = Annotated[
+    Annotated[Literal["efficientnet_lite0", "inception", "real_classifier"], Tag("name")]
+    | Annotated[Encoder, Tag("network")],
+    Discriminator(lambda given: "name" if isinstance(given, str) else "network"),
+]
+
+
+class Fidelity(Frozen):
+    """images a set that enter fidelity measures, at most; encoders: the feature spaces (inception is FID's of 2015,
+    real_classifier the study's first backbone trained on the set's own real images); image_text: a folder or hub id
+    of a CLIP model, for text alignment."""
+
+    encoders: Annotated[list[Space], Field(min_length=1)] = ["efficientnet_lite0"]
     images: Annotated[int, Field(ge=20)] = 500
+    image_text: str | None = None
 
 
 class Audit(Frozen):
-    """images = synthetic images a set, at most; stride in tiles, of the patches cut from the bank."""
+    """images = synthetic images a set, at most; stride in tiles, of the patches cut from the bank; reference: train
+    every generator once more, without the audit's patients, to calibrate membership (exposure full)."""
 
     images: Annotated[int, Field(ge=10)] = 400
     stride: Annotated[float, Field(gt=0, le=1)] = 0.25
+    reference: bool = False
 
 
 class Study(Frozen):

@@ -1,7 +1,7 @@
 """Image encoders: uint8 images -> feature vectors, for Fréchet distances, embedding search and perceptual losses."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,51 @@ def embed(
     return np.concatenate(out) if out else np.zeros((0, 0), np.float32)
 
 
+class Headless(torch.nn.Module):
+    """float [N, 3, H, W] in [-1, 1], brought to a network's own mean and deviation -> its features [N, D]."""
+
+    def __init__(
+        self, model: torch.nn.Module, features: Callable[[torch.Tensor], torch.Tensor], mean: Sequence[float],
+        deviation: Sequence[float],
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.model, self.features = model, features
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.features((images / 2 + 0.5 - self.mean) / self.deviation)  # type: ignore[operator]
+
+
+def without_head(model: Any, mean: Sequence[float], deviation: Sequence[float]) -> torch.nn.Module:
+    """A timm network as an encoder: the features before its last layer. mean, deviation: of its inputs in [0, 1]."""
+    model.reset_classifier(0)
+    return Headless(model.eval().requires_grad_(False), model, mean, deviation)
+
+
+@torch.no_grad()
+def image_text_similarity(folder: Path, images: NDArray[np.uint8], texts: list[str]) -> NDArray[np.float32]:
+    """Cosine in [-1, 1] of each image uint8 [N, H, W, 3] with each text, float32 [N, K], by the CLIP model in a folder.
+
+    CLIPScore (Hessel 2021, arXiv 2104.08718) is 2.5 max(cosine, 0). Images are resized to the model's side (bicubic).
+    """
+    from transformers import CLIPModel, CLIPTokenizer
+
+    model, tokenizer = CLIPModel.from_pretrained(folder).eval(), CLIPTokenizer.from_pretrained(folder)
+
+    def features(x: torch.Tensor) -> torch.Tensor:
+        return model.visual_projection(model.vision_model(pixel_values=x).pooler_output)  # type: ignore[no-any-return]
+
+    side = int(model.config.vision_config.image_size)
+    seen = embed(Headless(model, features, CLIP_MEAN, CLIP_DEVIATION), images, side)
+    length = model.config.text_config.max_position_embeddings
+    tokens = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+    read = model.text_projection(model.text_model(**tokens).pooler_output).numpy()
+    seen, read = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (seen, read))
+    return np.asarray(seen @ read.T, np.float32)
+
+
+CLIP_MEAN, CLIP_DEVIATION = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)  # of its inputs in [0, 1]
 SIDE = 299  # pixels; images are resized to it bilinearly without anti-aliasing, as pytorch-fid does
 BLOCKS = {"A": ("5b", "5c", "5d"), "C": ("6b", "6c", "6d", "6e"), "E": ("7b", "7c")}
 

@@ -87,6 +87,7 @@ EXACT = 1024  # products whose sum is exact in float32
 QUERIES, BANK = 256, 512  # images at a time
 HELD = 4096  # queries whose tiles are held
 SHARD = 2**24  # floats of bank patches at a time, 64 MiB
+GPU_NEIGHBOURS = 2048  # FAISS answers no more on a GPU
 ANSWERS = 2**21  # neighbours asked for at a time
 NEVER = np.iinfo(np.int64).max
 FLAT = 4 / 255  # tiles with a smaller standard deviation match anything
@@ -172,15 +173,14 @@ def _search(flat: Levels, vectors: Levels, patient: Rows | None, banned: Rows | 
     More neighbours are asked for until the last of them is further away than the best allowed one by more than
     FAISS can round.
     """
-    import faiss
-
-    index = faiss.IndexFlatL2(vectors.shape[1])
-    index.add(vectors)
+    index = flat_index("L2", vectors)
     best, place = np.full(len(flat), np.inf), np.full(len(flat), -1, np.int64)
     slack = _faiss_rounding(vectors.shape[1])
     k = min(len(vectors), 1 if slack == 0 else 4)
     pending = np.arange(len(flat))
     while len(pending):
+        if k > GPU_NEIGHBOURS:
+            index = flat_index("L2", vectors, k)
         unproven = []
         for rows in np.array_split(pending, -(-len(pending) * k // ANSWERS)):
             rough, found = index.search(np.ascontiguousarray(flat[rows]), k)
@@ -316,17 +316,32 @@ def _enough(own: tuple[Rows, Rows] | None, queries: int, bank: int, k: int) -> N
 
 
 def cosine_neighbours(
-    queries: NDArray[np.floating], bank: NDArray[np.floating]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    queries: NDArray[np.floating], bank: NDArray[np.floating], itself: Rows | None = None
+) -> tuple[Distances, Rows]:
     """Cosine distance 1 - cos in [0, 2] of each feature vector [M, D] to its nearest of the bank [N, D], and its row.
 
-    By exact inner products; a copy's distance is 0 but for rounding of float64.
+    By exact inner products; a copy's distance is 0 but for rounding of float64. itself int64 [M]: the bank's row that
+    a query must not find, -1 for none.
     """
-    import faiss
-
     a, b = (np.asarray(x, np.float64) for x in (queries, bank))
     a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
-    index = faiss.IndexFlatIP(b.shape[1])
-    index.add(np.ascontiguousarray(b, np.float32))
-    nearest = index.search(np.ascontiguousarray(a, np.float32), 1)[1][:, 0]
+    index = flat_index("IP", np.ascontiguousarray(b, np.float32))
+    near = index.search(np.ascontiguousarray(a, np.float32), min(2, len(b)))[1]
+    nearest = near[:, 0]
+    if itself is not None and len(b) > 1:
+        nearest = np.where(nearest == itself, near[:, 1], nearest)
     return np.maximum(1 - (a * b[nearest]).sum(1), 0), nearest.astype(np.int64)
+
+
+def flat_index(kind: str, vectors: Vectors, k: int = 1) -> Any:
+    """An exact FAISS index, "L2" or "IP", of vectors float32 [N, D], for k neighbours; sharded over all GPUs where
+    there are any that can answer k."""
+    import faiss
+
+    index: Any = {"L2": faiss.IndexFlatL2, "IP": faiss.IndexFlatIP}[kind](vectors.shape[1])
+    index.add(vectors)
+    if k <= GPU_NEIGHBOURS and faiss.get_num_gpus():
+        options = faiss.GpuMultipleClonerOptions()
+        options.shard = True
+        index = faiss.index_cpu_to_all_gpus(index, co=options)
+    return index

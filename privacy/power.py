@@ -36,10 +36,18 @@ def brightness(images: Images, rng: np.random.Generator) -> NDArray[np.floating]
 
 def cropped(images: Images, rng: np.random.Generator) -> Images:
     """The central seven eighths, enlarged to the old size (bicubic)."""
-    height, width = images.shape[1:3]
-    y, x = max(1, height // 16), max(1, width // 16)
-    pictures = [Image.fromarray(image) for image in np.ascontiguousarray(images[:, y:-y, x:-x])]
-    return np.stack([np.asarray(p.resize((width, height), Image.Resampling.BICUBIC)) for p in pictures])
+    return resized(centres(images), images.shape[1])
+
+
+def centres(images: Images) -> Images:
+    """The central seven eighths of square images."""
+    edge = max(1, images.shape[1] // 16)
+    return np.ascontiguousarray(images[:, edge:-edge, edge:-edge])
+
+
+def resized(images: Images, side: int, how: Image.Resampling = Image.Resampling.BICUBIC) -> Images:
+    """Images of another side in pixels."""
+    return np.stack([np.asarray(Image.fromarray(image).resize((side, side), how)) for image in images])
 
 
 def exact(images: Images, rng: np.random.Generator) -> Images:
@@ -96,6 +104,24 @@ def plant(images: Images, kind: str, seed: int) -> Images:
         raise ValueError(f"images {images.dtype} {images.shape} given; expected uint8 [N, H, W, 3], N >= 1, H, W >= 4")
     made = KINDS[kind](images, np.random.default_rng(seed))
     return np.array(np.clip(np.rint(made), 0, 255), np.uint8)
+
+
+def relatives(
+    patients: list[str], looks: NDArray[np.floating], near: float = 0.98, most: int = 60, least: int = 10
+) -> dict[str, NDArray[np.int64]]:
+    """Images of patients who have another one there: rows int64, ascending, near copies and video neighbours apart.
+
+    Searched for with themselves left out they tell whether an audit finds a new image of a patient whom the model
+    saw. patients [N]; looks [N, D], unit length: a product above `near` is a near copy. A kind with fewer than
+    `least` images is left out.
+    """
+    _, patient, count = np.unique(np.array(patients), return_inverse=True, return_counts=True)
+    rows = np.random.default_rng(1).permutation(np.flatnonzero(count[patient] > 1))[: 4 * most]
+    alike = looks[rows] @ looks.T
+    alike[(patient[rows, None] != patient[None, :]) | (rows[:, None] == np.arange(len(patient))[None, :])] = -1
+    copies = alike.max(1, initial=-1) > near
+    kinds = {"same_patient": rows[~copies], "same_patient_near_copy": rows[copies]}
+    return {kind: np.sort(mine[:most]) for kind, mine in kinds.items() if len(mine) >= least}
 
 
 def wilson_interval(k: int, n: int) -> tuple[float, float, float]:

@@ -213,7 +213,7 @@ def _pooled(metric: str, part: pd.DataFrame, values: "np.ndarray[Any, np.dtype[n
     known = errors[~np.isnan(errors)]
     pooled = difference_interval(values, float((known**2).mean()) if len(known) else 0.0)
     low, high = pooled.low, pooled.high
-    if metric == "membership_epsilon":
+    if metric in ("membership_epsilon", "membership_calibrated_epsilon"):
         return {"value": float(values.min())}  # a lower bound: that which holds for every seed
     if metric.endswith(SHARES) and not metric.startswith("overfit"):
         # One-sided intervals must not shrink: seeds share the held-out controls that their bounds rest on.

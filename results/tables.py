@@ -8,7 +8,7 @@ import pandas as pd
 
 from results import rules
 from results.tidy import Results, records
-from results.wording import TIED
+from results.wording import TIED, heading, percent
 from results.worth import predictors_table
 
 SETTING = ["arm", "generator", "exposure", "budget", "ratio", "share", "backbone", "variant"]
@@ -91,14 +91,43 @@ def fidelity(results: Results) -> pd.DataFrame:
     return wide
 
 
+AUDITED = ("excess_copies", "copies_called", "tile_max_level", "tile_max_excess_copies", "bank_share", "bank_p",
+           "membership_auroc", "membership_calibrated_auroc", "membership_blind_auroc", "membership_epsilon",
+           "dp_epsilon", "dp_delta")  # fmt: skip
+AUDIT_KEYS = ["dataset", "generator", "exposure", "budget", "variant"]
+
+
 def privacy(results: Results) -> pd.DataFrame:
-    """The audit: excess copies by tile and patch, bank control, copies called, power by planted kind."""
-    table = results.table[results.table["stage"].isin(["audit", "membership", "train"])].copy()
-    table = table[(table["group"] == "all") | table["group"].str.contains("=", regex=False)].copy()
-    planted = table["group"] != "all"
-    kinds = table["group"].str.replace("planted=", "", regex=False)
-    table["metric"] = table["metric"].where(~planted, table["metric"] + ":" + kinds)
-    return widened(table, ["dataset", "generator", "exposure", "budget", "variant"], _audit_order(table), ("n",))
+    """The audit: excess copies, called by both controls or by the query control alone, its level, the bank control,
+    and membership beside what one tells who never saw the generator."""
+    return widened(_audited(results, "all"), AUDIT_KEYS, AUDITED, ("n",))
+
+
+def power(results: Results) -> pd.DataFrame:
+    """Share of planted copies of each kind that every measure finds at its level, and which finds most."""
+    table = _audited(results, "planted=").assign(group=lambda rows: rows["group"].str.removeprefix("planted="))
+    names = sorted(set(table["metric"]))
+    wide = widened(table, [*AUDIT_KEYS, "group"], names, ("n",)).rename(columns={"group": "planted"})
+    if len(wide):
+        most = wide[names].fillna(-1.0).idxmax(axis=1)
+        wide["most"] = [f"{heading(str(name))} {percent(wide.at[i, name], 0)}" for i, name in most.items()]
+    return wide
+
+
+def measures(results: Results) -> pd.DataFrame:
+    """Every other number of the audit and of membership, one a row."""
+    table = _audited(results, "")
+    table = table[~table["group"].str.startswith("planted=") & ~table["metric"].isin(AUDITED)]
+    table = table[table["seed"].isna() & (table["status"] == "ok")]
+    columns = [*AUDIT_KEYS, "metric", "group", "value", "low", "high", "n"]
+    return table[columns].sort_values(columns[:7], kind="stable", ignore_index=True)
+
+
+def _audited(results: Results, group: str) -> pd.DataFrame:
+    """Rows of the audit, of membership and of private training: overall, or of groups that begin so."""
+    table = results.table[results.table["stage"].isin(["audit", "membership", "train"])]
+    apart = table["group"].str.contains("=", regex=False) & table["group"].str.startswith(group)
+    return table[(table["group"] == "all") if group == "all" else apart | ((table["group"] == "all") & (group == ""))]
 
 
 def classes(results: Results) -> pd.DataFrame:
@@ -113,31 +142,6 @@ def attacks(results: Results) -> pd.DataFrame:
     """Membership told from classifiers: does training on synthetic images protect the patients behind them?"""
     table = results.table[results.table["metric"].str.startswith("classifier_membership")]
     return widened(table, ["dataset", *SETTING], _metrics(table), ("n",))
-
-
-def _audit_order(table: pd.DataFrame) -> list[str]:
-    """Excess copies first, then the controls, the power, the rest."""
-    first = (
-        "excess_copies",
-        "tile_max_excess_copies",
-        "patch_excess_copies",
-        "copies_called",
-        "bank_share",
-        "bank_p",
-        "membership_auroc",
-        "membership_blind_auroc",
-        "membership_epsilon",
-        "dp_epsilon",
-        "dp_delta",
-        "tile_max_p",
-    )
-    known = _metrics(table)
-    power = [name for name in known if ":" in name]
-    return [
-        *(name for name in first if name in known),
-        *power,
-        *(n for n in known if n not in (*first, *power)),
-    ]
 
 
 def robustness(results: Results) -> pd.DataFrame:
@@ -215,8 +219,10 @@ TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
     "differences": differences,
     "dose": dose,
     "fidelity": fidelity,
+    "measures": measures,
     "multiplier": multiplier,
     "opinions": opinions,
+    "power": power,
     "predictors": predictors_table,
     "privacy": privacy,
     "published": published,

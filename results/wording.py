@@ -129,6 +129,16 @@ HEADINGS = {
     "auroc_difference_bootstrap": "difference, bootstrap", "text": "verdict", "peak_memory_mb": "peak memory (MB)",
     "frechet_efficientnet_lite0": "Fréchet, EfficientNet-Lite0",
     "kernel_efficientnet_lite0": "kernel, EfficientNet-Lite0",
+    "tile_max_power": "tile-max", "mirrored_power": "mirrored", "smoothed_power": "smoothed",
+    "zoomed_power": "zoomed", "blended_power": "halves of a blend", "adaptive_power": "adaptive ratio",
+    "patch_power": "patch", "embedding_power": "embedding", "round_trip_power": "decoded bank",
+    "excess_copies": "excess copies", "copies_called": "called by both controls",
+    "tile_max_level": "level of the query control", "tile_max_excess_copies": "excess by the query control alone",
+    "bank_share": "nearer to training than to held-out", "bank_p": "p of that",
+    "membership_auroc": "membership AUROC", "membership_blind_auroc": "the same, generator unseen",
+    "membership_calibrated_auroc": "the same, calibrated by a reference model",
+    "membership_epsilon": "empirical epsilon, at least", "dp_epsilon": "epsilon promised", "dp_delta": "delta promised",
+    "most": "found best by",
 }  # fmt: skip
 PERCENT = ("flagged", "power", "excess_copies", "share", "level", "budget", "bank_share", "copies_called")
 LATEX = {

@@ -1,8 +1,8 @@
-"""The privacy audit of one synthetic set, with its query control, bank control and power."""
+"""The privacy audit of one synthetic set, of its generator (membership), of any folders, of the classifiers."""
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.cache import BadInput, Record, write_json
-from benchmark.datasets import label_codes, label_name
+from benchmark.datasets import captions, label_codes, label_name
 from benchmark.sources import SUFFIXES, read_image
+from benchmark.splits import thumbnails
 from benchmark.stages import device, split, synthesize
 from benchmark.stages.train import read_autoencoder
+from privacy.battery import Bank, Result, audit
 
 Images = NDArray[np.uint8]
-PLANTED = 60  # images of the bank that are planted, of each kind
-SHOWN = 8  # pairs in the gallery
-GRID = 4  # tiles a side
-
-
-@dataclass(frozen=True)
-class Bank:
-    """Images uint8 [N, H, W, 3], the stratum and the patient of each."""
-
-    images: Images
-    labels: NDArray[np.int64]
-    patients: list[str]
+TIMES = (100, 400)  # of 1000: low and middle noise
+DRAWS = 4  # of noise, the same for every image
+RATES = (0.01, 0.1)
+GUESSES = 100  # patients, fixed beforehand
 
 
 def run_audit(config: Record, inputs: dict[str, Path], folder: Path) -> None:
@@ -48,15 +42,16 @@ def run_audit(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     with np.load(inputs["bank"] / "features.npz", allow_pickle=False) as arrays:
         place = np.searchsorted(arrays["kept_rows"], seen)  # kept rows ascend
         known = (arrays["kept"][place], arrays["heldout"])
-    result = audit(
-        drawn.images[some], bank(seen), bank(prepared.heldout), stride=config["stride"], trip=trip, known=known
-    )
+    own, stride = bank(seen), config["stride"]
+    looks = thumbnails(own.images)
+    result = audit(drawn.images[some], own, bank(prepared.heldout), stride=stride, embed=embedded, looks=looks,
+                   trip=trip, known=known)  # fmt: skip
     names = [f"{drawn.seeds[i]}" for i in some]
     labels = [label_name(prepared.card, drawn.labels[i]) for i in some]
     write_result(replace(result, rows=result.rows + _class_rows(result, labels)), names, folder)
 
 
-def _class_rows(result: "Result", labels: list[str]) -> list[Record]:
+def _class_rows(result: Result, labels: list[str]) -> list[Record]:
     """Share of each class that is called a copy, with Wilson's interval; a count, not an excess."""
     from privacy.power import wilson_interval
 
@@ -69,201 +64,11 @@ def _class_rows(result: "Result", labels: list[str]) -> list[Record]:
     return rows
 
 
-@dataclass(frozen=True)
-class Result:
-    """rows: tidy rows; columns: one value a synthetic image; distances and pairs: arrays for figures."""
-
-    rows: list[Record]
-    columns: dict[str, list[Any]]
-    distances: dict[str, NDArray[np.float64]]
-    pairs: dict[str, NDArray[Any]]
-
-
-def audit(
-    synthetic: Images, bank: Bank, heldout: Bank, *, stride: float, trip: Any = None, known: Any = None
-) -> Result:
-    """PROTOCOL section 4 on one synthetic set.
-
-    trip: sends images through the generator's autoencoder and back. known: features of both banks where they are
-    there already, as `embedded` gives them.
-    """
-    from privacy.audits import control_patients, query_control
-    from privacy.neighbours import cosine_neighbours, patch_neighbours, tile_max_neighbours
-    from privacy.power import KINDS, plant
-
-    side = synthetic.shape[1]
-    step = max(1, round(stride * side / GRID))
-    control = heldout.images[control_patients(heldout.patients, 0)]
-    rng = np.random.default_rng(0)
-    planted_rows = np.sort(rng.permutation(len(bank.images))[:PLANTED])
-    planted = {kind: plant(bank.images[planted_rows], kind, 0) for kind in KINDS}
-    if trip is not None:
-        planted["round_trip"] = trip(bank.images[planted_rows])
-
-    # Tile-max distance to the raw bank, its control, and what it finds of planted copies.
-    neighbours = min(50, len(bank.images))
-    near, index = tile_max_neighbours(synthetic, bank.images, k=neighbours)
-    far = tile_max_neighbours(control, bank.images, k=1)[0][:, 0]
-    law = query_control(near[:, 0], far)
-    rows = _query_rows("tile_max", law, len(synthetic))
-    found = {kind: tile_max_neighbours(images, bank.images, k=1)[0][:, 0] for kind, images in planted.items()}
-    rows += _power_rows("tile_max", found, law["threshold"])
-
-    # Patches that may have moved.
-    patch, patch_index, _ = patch_neighbours(synthetic, bank.images, stride=step)
-    patch_law = query_control(patch, patch_neighbours(control, bank.images, stride=step)[0])
-    rows += _query_rows("patch", patch_law, len(synthetic))
-    moved = {kind: patch_neighbours(images, bank.images, stride=step)[0] for kind, images in planted.items()}
-    rows += _power_rows("patch", moved, patch_law["threshold"])
-
-    # The same bank decoded by the autoencoder: the best copy that a latent model can emit.
-    columns: dict[str, list[Any]] = {}
-    if trip is not None:
-        decoded = trip(bank.images)
-        trip_near = tile_max_neighbours(synthetic, decoded, k=1)[0][:, 0]
-        trip_law = query_control(trip_near, tile_max_neighbours(trip(control), decoded, k=1)[0][:, 0])
-        rows += _query_rows("round_trip", trip_law, len(synthetic))
-        back = {"round_trip": tile_max_neighbours(planted["round_trip"], decoded, k=1)[0][:, 0]}
-        rows += _power_rows("round_trip", back, trip_law["threshold"])
-        columns = {"round_trip_distance": trip_near.tolist()}
-
-    # The same in an encoder's features, which flips and crops change little.
-    mine, banks = embedded(synthetic), known or (embedded(bank.images), embedded(heldout.images))
-    angle, angle_index = cosine_neighbours(mine, banks[0])
-    queries = control_patients(heldout.patients, 0)
-    angle_law = query_control(angle, cosine_neighbours(banks[1][queries], banks[0])[0])
-    rows += _query_rows("embedding", angle_law, len(synthetic))
-    turned = {kind: cosine_neighbours(embedded(images), banks[0])[0] for kind, images in planted.items()}
-    rows += _power_rows("embedding", turned, angle_law["threshold"])
-    rows += _overfitting_rows(mine, banks[0], banks[1], heldout.patients)
-    columns |= {"embedding_distance": angle.tolist(), "embedding_nearest": angle_index.tolist()}
-    columns |= {"embedding_flagged": (angle <= angle_law["threshold"]).tolist()}
-
-    # Bank control, and the call that needs both.
-    rows += _bank_rows(synthetic, bank, heldout)
-    called, ratio = _ratio_call(synthetic, near, far, law, heldout)
-    rows += _called_rows(called, law, len(far))
-    first = {
-        "nearest": index[:, 0].tolist(), "distance": near[:, 0].tolist(),
-        "threshold": [law["threshold"]] * len(synthetic), "flagged": (near[:, 0] <= law["threshold"]).tolist(),
-        "copy": called.tolist(), "bank_ratio": ratio.tolist(),
-        "second_ratio": (near[:, 0] / np.maximum(near[:, 1 if neighbours > 1 else 0], 1e-12)).tolist(),
-        "patch_nearest": patch_index.tolist(), "patch_distance": patch.tolist(),
-        "patch_flagged": (patch <= patch_law["threshold"]).tolist(),
-    }  # fmt: skip
-    distances = {"synthetic": near[:, 0], "heldout": far, "threshold": np.array([law["threshold"]])}
-    distances |= {f"planted_{kind}": values for kind, values in found.items()}
-    return Result(rows, first | columns, distances, _pairs(synthetic, near, index, bank, heldout))
-
-
 def embedded(images: Images) -> NDArray[np.float32]:
     """Features in EfficientNet-Lite0's space."""
     from classifiers.features import LITE0_SIDE, efficientnet_lite0, embed
 
     return embed(efficientnet_lite0().to(device()), images, LITE0_SIDE)
-
-
-def _overfitting_rows(
-    synthetic: NDArray[np.float32], bank: NDArray[np.float32], heldout: NDArray[np.float32], patients: list[str]
-) -> list[Record]:
-    """AuthPct, C_T and FLD's over-fit share; beside the first and last what held-out real images give."""
-    from privacy.audits import authentic_share, c_t, overfit_share
-
-    names = sorted(set(patients))
-    first = {names[i] for i in np.random.default_rng(0).permutation(len(names))[: len(names) // 2]}
-    inside = np.array([name in first for name in patients])
-    one, two = heldout[inside], heldout[~inside]
-    found = {
-        "authentic_difference": authentic_share(bank, synthetic) - authentic_share(bank, heldout),
-        "overfit_share": overfit_share(bank, heldout, synthetic),
-        "overfit_share_heldout": overfit_share(bank, one, two) if len(one) and len(two) else float("nan"),
-        **{name if name == "c_t" else f"c_t_{name}": value for name, value in c_t(bank, heldout, synthetic).items()},
-    }
-    return [{"metric": name, "value": value, "n": len(synthetic)} for name, value in found.items()]
-
-
-def _query_rows(measure: str, law: Record, n: int) -> list[Record]:
-    keys = {"flagged": "share", "p": "p_value", "level": "level", "threshold": "threshold"}
-    rows = [{"metric": f"{measure}_{name}", "value": float(law[key]), "n": n} for name, key in keys.items()]
-    excess = {"value": float(law["excess"]), "low": float(law["low"]), "high": float(law["high"])}
-    return [{"metric": f"{measure}_excess_copies", "n": n} | excess, *rows]
-
-
-def _called_rows(called: NDArray[np.bool_], law: Record, controls: int) -> list[Record]:
-    """The share called copies by both controls, and its excess under the query control's law, which bounds it."""
-    from privacy.audits import excess_interval
-
-    n, level = len(called), float(law["level"])
-    low, high = excess_interval(int(called.sum()), n, int(law["k"]), controls)
-    excess = {"value": max(0.0, (float(called.mean()) - level) / (1 - level)), "low": low, "high": high}
-    return [
-        {"metric": "copies_called", "value": float(called.mean()), "n": n},
-        {"metric": "excess_copies", "n": n} | excess,
-    ]
-
-
-def _power_rows(measure: str, found: dict[str, NDArray[np.float64]], threshold: float) -> list[Record]:
-    from privacy.power import wilson_interval
-
-    rows = []
-    for kind, distances in found.items():
-        value, low, high = wilson_interval(int((distances <= threshold).sum()), len(distances))
-        rows.append({"metric": f"{measure}_power", "group": f"planted={kind}", "value": value, "low": low,
-                     "high": high, "n": len(distances)})  # fmt: skip
-    return rows
-
-
-def _ratio_call(
-    synthetic: Images, near: NDArray[np.float64], far: NDArray[np.float64], law: Record, heldout: Bank
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Images called copies, and each one's ratio d_train / d_heldout to the two whole banks.
-
-    Held-out queries get the same ratio, their own patient left out, so that the banks' different sizes cancel. The
-    whole training bank is searched: a copy of an image that a subsample leaves out must not escape.
-    """
-    from privacy.audits import call_copies, control_patients, distance_ratio
-    from privacy.neighbours import tile_max_matrix
-
-    queries = control_patients(heldout.patients, 0)
-    patients = np.array(heldout.patients)
-    inside = tile_max_matrix(heldout.images[queries], heldout.images)
-    inside[patients[queries][:, None] == patients[None, :]] = np.inf
-    ratio = distance_ratio(near[:, 0], tile_max_matrix(synthetic, heldout.images).min(1))
-    called = call_copies(near[:, 0] <= law["threshold"], ratio, distance_ratio(far, inside.min(1)))
-    return np.asarray(called, bool), np.asarray(ratio, np.float64)
-
-
-def _bank_rows(synthetic: Images, bank: Bank, heldout: Bank) -> list[Record]:
-    """The bank control: share of images nearer to training than to held-out patients, banks of one size and class
-    mix (a larger one is nearer by chance); missing where the banks have no class in common."""
-    from privacy.audits import bank_control, matched_bank
-    from privacy.neighbours import tile_max_matrix
-
-    n = len(synthetic)
-    rows = matched_bank(bank.labels, bank.patients, heldout.labels, 0)
-    others = matched_bank(heldout.labels, heldout.patients, bank.labels[rows], 0)
-    if not len(rows) or not len(others):
-        return [{"metric": name, "value": float("nan"), "n": n} for name in ("bank_share", "bank_p")]
-    found = bank_control(
-        tile_max_matrix(synthetic, bank.images[rows]), [bank.patients[i] for i in rows],
-        tile_max_matrix(synthetic, heldout.images[others]), [heldout.patients[i] for i in others], 0,
-    )  # fmt: skip
-    share = {"value": float(found["share"]), "low": float(found["low"]), "high": float(found["high"])}
-    return [{"metric": "bank_share", "n": n} | share, {"metric": "bank_p", "value": float(found["p_value"]), "n": n}]
-
-
-def _pairs(
-    synthetic: Images, near: NDArray[np.float64], index: NDArray[np.int64], bank: Bank, heldout: Bank
-) -> dict[str, NDArray[Any]]:
-    """Synthetic, nearest training, nearest held-out image; nearest first."""
-    from privacy.neighbours import tile_max_neighbours
-
-    worst = np.argsort(near[:, 0], kind="stable")[:SHOWN]
-    other, other_index = tile_max_neighbours(synthetic[worst], heldout.images, k=1)
-    return {
-        "synthetic": synthetic[worst], "nearest_train": bank.images[index[worst, 0]],
-        "nearest_heldout": heldout.images[other_index[:, 0]], "d_train": near[worst, 0], "d_heldout": other[:, 0],
-    }  # fmt: skip
 
 
 def write_result(result: Result, names: list[str], folder: Path, nearest: list[str] | None = None) -> None:
@@ -279,6 +84,117 @@ def write_result(result: Result, names: list[str], folder: Path, nearest: list[s
         writer.writerows(zip(names, *columns.values(), strict=True))
     np.savez(folder / "distances.npz", **result.distances)  # type: ignore[arg-type]
     np.savez(folder / "pairs.npz", **result.pairs)  # type: ignore[arg-type]
+
+
+def run_membership(config: Record, inputs: dict[str, Path], folder: Path) -> None:
+    """Writes rows.json: tidy rows, and scores.npz: the scores of members and non-members, plain and calibrated."""
+    from generators.autoencoders import encode
+    from generators.latent_diffusion import denoising_errors, load_pipeline
+
+    # Members are the coin's under exposure full, else all that the generator saw.
+    prepared = split.read(inputs["split"])
+    seen = np.sort(split.seen_rows(prepared, config))
+    if config["budget"] is None:
+        seen = np.intersect1d(prepared.members, seen)
+    rows = {"members": seen, "others": prepared.heldout}
+    models = {role: load_pipeline(inputs[role] / "pipeline").to(device()) for role in ("train", "reference")
+              if role in inputs}  # fmt: skip
+    pipeline = models["train"]
+    resolution = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+
+    scores: dict[str, Any] = {}
+    for name, which in rows.items():
+        own = [prepared.captions[i] for i in which] if prepared.captions else None
+        labels = prepared.train.labels[which]
+        texts = [""] * len(which) if config["unconditional"] else captions(
+            prepared.card, labels, own, detail=config["detail"]
+        )  # fmt: skip
+        latents = encode(pipeline.vae, prepared.train.images[which], resolution)
+        errors = {role: denoising_errors(model, latents, texts, TIMES, DRAWS).mean(1) for role, model in models.items()}
+        scores[name] = -errors["train"]
+        if "reference" in errors:  # that saw neither group, through the same latents
+            scores[f"{name}_calibrated"] = errors["reference"] - errors["train"]
+    np.savez(folder / "scores.npz", **scores)
+
+    with np.load(inputs["bank"] / "features.npz", allow_pickle=False) as arrays:
+        features = arrays["kept"][np.searchsorted(arrays["kept_rows"], seen)], arrays["heldout"]
+    patients = [[prepared.patients[i] for i in which] for which in rows.values()]
+    found = _told("membership", scores["members"], scores["others"], *patients)
+    if "reference" in models:
+        pair = scores["members_calibrated"], scores["others_calibrated"]
+        found += _told("membership_calibrated", *pair, *patients)
+    write_json(folder / "rows.json", found + _blind(*features, *patients))
+
+
+def _told(
+    name: str, members: NDArray[Any], others: NDArray[Any], patients: list[str], other_patients: list[str]
+) -> list[Record]:
+    """AUROC, what can be found at fixed false-positive rates, and epsilon's lower bound."""
+    from privacy.membership import empirical_epsilon, membership_auroc, true_positive_rate
+
+    n, given = len(members) + len(others), (members, others, patients, other_patients)
+    found = [(f"{name}_auroc", "all", membership_auroc(*given))]
+    for rate in RATES:
+        if (resolved := true_positive_rate(*given, rate)) is not None:
+            found.append((f"{name}_found", f"false_positives={rate:g}", resolved))
+    rows: list[Record] = [
+        {"metric": metric, "group": group, "value": value, "low": low, "high": high, "n": n}
+        for metric, group, (value, low, high) in found
+    ]
+    return [*rows, {"metric": f"{name}_epsilon", "value": empirical_epsilon(*given, GUESSES), "n": n}]
+
+
+def _blind(members: NDArray[Any], others: NDArray[Any], patients: list[str], other_patients: list[str]) -> list[Record]:
+    """The blind baseline; void: the two groups can be told apart without the generator."""
+    from privacy.membership import blind_auroc
+
+    value, p = blind_auroc(members, others, patients, other_patients)
+    rows = {"blind_auroc": value, "blind_p": p, "void": p <= 0.05 if p == p else p}
+    n = len(members) + len(others)
+    return [{"metric": f"membership_{name}", "value": float(number), "n": n} for name, number in rows.items()]
+
+
+def attacked_rows(
+    prepared: split.Prepared, probabilities: dict[int, NDArray[Any]], used: dict[int, NDArray[np.int64]]
+) -> dict[int, list[Record]]:
+    """The attack on one arm's classifiers: seed -> tidy rows of `classifier_membership_*`.
+
+    probabilities: of prepared.pool, by seed; used: rows of train that the classifier of this seed, or the generator
+    behind its images, saw. The score is the negative loss and, calibrated, how far it lies below the mean loss of the
+    other seeds' classifiers that did not see the image, where every image has one.
+    """
+    from privacy.membership import calibrated, empirical_epsilon, membership_auroc
+
+    pool, labels = prepared.pool, prepared.train.labels[prepared.pool]
+    seeds = sorted(probabilities)
+    losses = np.stack([_losses(labels, probabilities[seed]) for seed in seeds])
+    inside = np.stack([np.isin(pool, used[seed]) for seed in seeds])
+    patients = np.array([prepared.patients[i] for i in pool])
+    out = ~np.isin(pool, prepared.members)
+    found: dict[int, list[Record]] = {}
+    for place, seed in enumerate(seeds):
+        scores = {"": -losses[place], "_calibrated": calibrated(losses, inside, place)}
+        found[seed] = []
+        for name, values in scores.items():
+            one, two = inside[place] & np.isfinite(values), out & np.isfinite(values)
+            if one.sum() < 2 or two.sum() < 2:
+                continue
+            given = (values[one], values[two], patients[one].tolist(), patients[two].tolist())
+            value, low, high = membership_auroc(*given)
+            keys: Record = {"group": "all", "n": int(one.sum() + two.sum())}
+            bounds = {"value": value, "low": low, "high": high}
+            found[seed].append(keys | {"metric": f"classifier_membership{name}_auroc"} | bounds)
+            epsilon = empirical_epsilon(*given, GUESSES)
+            found[seed].append(keys | {"metric": f"classifier_membership{name}_epsilon", "value": epsilon})
+    return found
+
+
+def _losses(labels: NDArray[Any], probabilities: NDArray[Any]) -> NDArray[np.float64]:
+    """Cross-entropy of each image in nats; of multi-label ones the sum over labels."""
+    p = np.clip(probabilities, 1e-12, 1 - 1e-12)
+    if labels.ndim == 2:
+        return np.asarray(-np.where(labels > 0, np.log(p), np.log1p(-p)).sum(1))
+    return np.asarray(-np.log(p[np.arange(len(labels)), labels]))
 
 
 def audit_folders(
@@ -298,7 +214,9 @@ def audit_folders(
         paths = files[name]
         return Bank(images[name], np.zeros(len(paths), np.int64), [f"{name} {i}" for i in range(len(paths))])
 
-    result = audit(images["synthetic"], bank("train"), bank("heldout"), stride=0.25, trip=trip)
+    own = bank("train")
+    looks = thumbnails(own.images)
+    result = audit(images["synthetic"], own, bank("heldout"), stride=0.25, embed=embedded, looks=looks, trip=trip)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.cache import Record, write_json
-from benchmark.datasets import label_codes, label_name
+from benchmark.datasets import captions, label_codes, label_name
 from benchmark.stages import device, split, synthesize
 from benchmark.stages.train import read_autoencoder
 
@@ -18,18 +18,34 @@ INCEPTION = "inception-fid/inception_2015_12_05_fid.safetensors"  # under $AUGUR
 
 def run_features(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     """Writes features.npz: for each set its features float32 [n, D] and, as NAME_rows, which rows they are of."""
-    from classifiers.features import LITE0_SIDE, SIDE, efficientnet_lite0, embed, fid_inception
+    from classifiers.features import embed
 
-    if config["encoder"] == "inception":
-        model, side, mode = fid_inception(Path(os.environ["AUGURY_WEIGHTS"]) / INCEPTION), SIDE, "bilinear"
-    else:
-        model, side, mode = efficientnet_lite0(), LITE0_SIDE, "bicubic"
+    model, side, mode = _encoder(config, inputs)
     model.to(device())
     arrays: dict[str, Any] = {}
     for name, (images, rows) in _sets(config, inputs).items():
         arrays[name] = embed(model, images, side, mode)
         arrays[f"{name}_rows"] = rows
     np.savez(folder / "features.npz", **arrays)
+
+
+def _encoder(config: Record, inputs: dict[str, Path]) -> tuple[Any, int, str]:
+    """The network, the side in pixels that its images are resized to, and how."""
+    from classifiers.backbones import create
+    from classifiers.features import LITE0_SIDE, SIDE, efficientnet_lite0, fid_inception, without_head
+
+    if config["encoder"] == "inception":
+        return fid_inception(Path(os.environ["AUGURY_WEIGHTS"]) / INCEPTION), SIDE, "bilinear"
+    if config["encoder"] == "efficientnet_lite0":
+        return efficientnet_lite0(), LITE0_SIDE, "bicubic"
+    if config["encoder"] == "real_classifier":
+        from benchmark.stages.classify import read_classifier
+
+        prepared = split.read(inputs["split"])
+        own = read_classifier(inputs["judge"], len(prepared.card.classes))
+        return without_head(own, (0.5,) * 3, (0.25,) * 3), prepared.test.images.shape[1], "bicubic"
+    model: Any = create(config["encoder"], 1, config["side"], 0, config["weights"])
+    return without_head(model, model.pretrained_cfg["mean"], model.pretrained_cfg["std"]), config["side"], "bicubic"
 
 
 def _sets(config: Record, inputs: dict[str, Path]) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
@@ -106,6 +122,8 @@ def run_fidelity(config: Record, inputs: dict[str, Path], folder: Path) -> None:
         rows += [row | {"generator": "" if name == "synthetic" else name} for row in measured]
     if config["whole"]:
         rows += _diversity(prepared, inputs) + _consistency(prepared, inputs)
+    if "image_text" in config and "autoencoder" not in inputs:
+        rows += _alignment(prepared, inputs, config)
     write_json(folder / "rows.json", rows)
 
 
@@ -193,6 +211,34 @@ def _consistency(prepared: split.Prepared, inputs: dict[str, Path]) -> list[Reco
     value, low, high = label_consistency(labels, predict(model, images, prepared.card.task))
     return [{"metric": "label_consistency", "value": value, "low": low, "high": high, "n": len(images),
              "generator": name}]  # fmt: skip
+
+
+def _alignment(prepared: split.Prepared, inputs: dict[str, Path], config: Record) -> list[Record]:
+    """Cosine of image and caption in a CLIP model's space; beside it with the captions of other images, at random."""
+    from benchmark.recipes import local_folder
+    from classifiers.features import image_text_similarity
+    from generators.fidelity import subset_interval
+
+    images, labels, name, rng = prepared.test.images, prepared.test.labels, "real", np.random.default_rng(0)
+    texts, groups = captions(prepared.card, labels), prepared.test.groups or [str(i) for i in range(len(images))]
+    if "synthesize" in inputs:
+        drawn = synthesize.read(inputs["synthesize"])
+        images, texts, name, groups = drawn.images, list(drawn.captions), "", [str(i) for i in range(len(drawn.images))]
+    some = np.sort(rng.permutation(len(images))[: config["images"]])
+    distinct, which = np.unique(np.array(texts, dtype=object)[some].astype(str), return_inverse=True)
+    cosines = image_text_similarity(local_folder(config["image_text"]), images[some], distinct.tolist())
+    patients, rows = [groups[i] for i in some], []
+    for metric, chosen in (("text_alignment", which), ("text_alignment_shuffled", rng.permutation(which))):
+        values = cosines[np.arange(len(some)), chosen].astype(np.float64)
+        mean, low, high = float(values.mean()), float("nan"), float("nan")
+        if len(set(patients)) >= LEAST // 2:
+
+            def part(index: NDArray[np.int64], values: NDArray[np.float64] = values) -> float:
+                return float(values[index].mean())
+
+            mean, low, high = subset_interval(part, patients, mean, subsets=SUBSETS)
+        rows.append({"metric": metric, "value": mean, "low": low, "high": high, "n": len(some), "generator": name})
+    return rows
 
 
 def _diversity(prepared: split.Prepared, inputs: dict[str, Path]) -> list[Record]:

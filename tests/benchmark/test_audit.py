@@ -2,15 +2,23 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from benchmark.phantoms import draw
-from benchmark.stages.audit import Bank, Result, audit
+from benchmark.splits import thumbnails
+from benchmark.stages.audit import embedded
+from privacy.battery import Bank, Result
+from privacy.battery import audit as whole_audit
 
 
 def bank(seed: int, n: int = 120) -> Bank:
     drawn = draw("phantom-microscopy", n, 32, seed)
     return Bank(drawn.images, drawn.labels, drawn.patients)
+
+
+def audit(synthetic: NDArray[np.uint8], own: Bank, heldout: Bank) -> Result:
+    return whole_audit(synthetic, own, heldout, stride=1.0, embed=embedded, looks=thumbnails(own.images))
 
 
 def measured(result: Result) -> dict[str, float]:
@@ -27,7 +35,7 @@ def banks() -> tuple[Bank, Bank]:
 def test_copies_are_called_and_bounded_from_below(banks: tuple[Bank, Bank]) -> None:
     fresh = draw("phantom-microscopy", 20, 32, 3).images
     synthetic = np.concatenate([banks[0].images[::4], fresh])  # 30 copies, of most patients
-    result = audit(synthetic, *banks, stride=1.0)
+    result = audit(synthetic, *banks)
     found = measured(result)
     assert result.columns["copy"][:30] == [True] * 30 and result.columns["distance"][:30] == [0.0] * 30
     assert sum(result.columns["copy"][30:]) <= 2
@@ -37,14 +45,34 @@ def test_copies_are_called_and_bounded_from_below(banks: tuple[Bank, Bank]) -> N
 def test_blur_is_near_to_everything_and_no_copy(banks: tuple[Bank, Bank]) -> None:
     fresh = draw("phantom-microscopy", 60, 32, 3).images
     blurred = gaussian_filter(fresh.astype(float), (0, 2, 2, 0)).astype(np.uint8)
-    found = measured(audit(blurred, *banks, stride=1.0))
+    found = measured(audit(blurred, *banks))
     assert found["tile_max_flagged"] > 0.1, "the query control alone would call this copying"
     assert found["copies_called"] < 0.1 and found["low"] < 0.05
 
 
 def test_fresh_images_are_not_called(banks: tuple[Bank, Bank]) -> None:
-    result = audit(draw("phantom-microscopy", 60, 32, 3).images, *banks, stride=1.0)
+    result = audit(draw("phantom-microscopy", 60, 32, 3).images, *banks)
     found = measured(result)
     assert found["copies_called"] <= 0.05 and found["low"] == 0 and 0.05 < found["bank_share"] < 0.95
-    power = {row["group"]: row["value"] for row in result.rows if row["metric"] == "tile_max_power"}
-    assert power["planted=exact"] == 1.0
+    power = {(row["metric"], row["group"]): row["value"] for row in result.rows if row["metric"].endswith("_power")}
+    for measure in ("tile_max", "mirrored", "adaptive", "patch", "embedding"):
+        assert power[f"{measure}_power", "planted=exact"] == 1.0
+        assert 0 <= found[f"{measure}_level"] <= 1
+    assert power["mirrored_power", "planted=flipped"] == 1.0, "mirrored queries find what is flipped"
+    assert {len(column) for column in result.columns.values()} == {60}, "planted copies never appear"
+    assert next(row["group"] for row in result.rows if row["metric"] == "tile_max_below") == "distance=0.05"
+
+
+def test_a_new_image_of_a_known_patient_is_a_kind_of_its_own() -> None:
+    drawn = draw("phantom-microscopy", 60, 32, 1)
+    again = np.clip(drawn.images.astype(int) + 1, 0, 255).astype(np.uint8)  # a second, nearly equal image of each
+    images = np.concatenate([drawn.images, again])
+    alone = [f"p{i}" for i in range(60)]
+    pairs = Bank(images, np.tile(drawn.labels, 2), alone * 2)
+    rows = audit(draw("phantom-microscopy", 20, 32, 3).images, pairs, bank(2, 60)).rows
+    power = {row["group"]: row["value"] for row in rows if row["metric"] == "tile_max_power"}
+    assert power["planted=same_patient_near_copy"] == 1.0 and "planted=same_patient" not in power
+    others = Bank(drawn.images, drawn.labels, [f"p{i // 2}" for i in range(60)])  # different images of one patient
+    rows = audit(draw("phantom-microscopy", 20, 32, 3).images, others, bank(2, 60)).rows
+    power = {row["group"]: row["value"] for row in rows if row["metric"] == "tile_max_power"}
+    assert power["planted=same_patient"] < 0.5, "found only because it is itself in the bank"

@@ -32,6 +32,7 @@ def images(folder: Path, n: int = 4) -> Path:
         (["run", "no-such-study"], "quick"),
         (["run", "quick", "--set", "datasets=[no-such-set]"], "phantom-ct"),
         (["run", "quick", "--set", "backbones=[resnet81]"], "resnet18"),
+        (["run", "quick", "--set", "fidelity.encoders=[{name: resnet81, weights: hub}]"], "resnet18"),
         (["run", "quick", "--set", "colour=red"], "colour: unknown key"),
         (["run", "quick", "--set", "budgets=[0]"], "greater than 0"),
         (["run", "quick", "--set", "budgets=[2]"], "less than or equal to 1"),

@@ -10,39 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
-from benchmark.cache import BadInput, Cell, Store
-from benchmark.plan import plan
-from benchmark.running import run_cells
+from benchmark.cache import BadInput, Cell
 from benchmark.stages import split, synthesize
 from benchmark.stages.train import seen
 from benchmark.study import load_study
 
 SMALL = {"images_seen": 64, "transfer_images_seen": 32, "batch": 16, "channels": [32, 32], "text_width": 32}
-BASE = {
-    "datasets": ["phantom-x-ray", "phantom-fundoscopy"], "phantom_images": 60, "decoder_images_seen": 32, "seeds": 1,
-    "placebos": [], "backbones": [{"name": "test_resnet"}], "sampling": {"steps": 2}, "fidelity": {"images": 20},
-    "classifier": {"steps": 2, "batch": 8, "warmup": 1, "evaluations": 1}, "audit": {"images": 10, "stride": 1.0},
-    "threads": {"generator": 1, "classifier": 1}, "budgets": [0.2], "arms": ["real", "augmented"],
-}  # fmt: skip
-
-
-def cells_of(folder: Path, **changes: Any) -> list[Cell]:
-    file = folder / "study.yaml"
-    file.write_text(yaml.safe_dump({"name": "s"} | BASE | changes))
-    return plan(load_study(str(file)))
-
-
-def finish(cells: list[Cell], home: Path, *stages: str) -> Store:
-    """Run the cells of these stages and what they need, in this process."""
-    from benchmark.running import needed
-
-    store = Store(home)
-    wanted = {cell.digest: cell for stage in stages for cell in needed(cells, stage)}
-    assert not run_cells(list(wanted.values()), store, "local", 1, lambda *told: None)
-    return store
 
 
 def trained_parts(cell: Cell) -> list[Cell]:
@@ -56,7 +31,9 @@ def of(cells: list[Cell], stage: str, **about: Any) -> list[Cell]:
 
 
 @pytest.mark.parametrize("exposure", ["budget", "transfer"])
-def test_no_other_image_of_the_target_reaches_any_trained_part(tmp_path: Path, exposure: str) -> None:
+def test_no_other_image_of_the_target_reaches_any_trained_part(
+    tmp_path: Path, exposure: str, cells_of: Any, finish: Any
+) -> None:
     cells = cells_of(
         tmp_path, generators={"g": SMALL}, exposure=exposure, budgets=[0.2, 0.5], sampling={"steps": 2, "filter": 0.1}
     )
@@ -79,7 +56,7 @@ def test_no_other_image_of_the_target_reaches_any_trained_part(tmp_path: Path, e
         assert exposure == "budget" or any(own not in part.inputs.values() for part in parts if part.stage == "train")
 
 
-def test_work_that_two_generators_share_is_told_for_both(tmp_path: Path) -> None:
+def test_work_that_two_generators_share_is_told_for_both(tmp_path: Path, cells_of: Any, finish: Any) -> None:
     generators = {"all": SMALL, "own": SMALL | {"train_on": "each"}}
     cells = cells_of(tmp_path, datasets=["phantom-oct"], generators=generators)
     for stage in ("classify", "fidelity", "audit", "membership"):
@@ -89,19 +66,21 @@ def test_work_that_two_generators_share_is_told_for_both(tmp_path: Path) -> None
     assert all(store.record(cell) for cell in of(cells, "classify"))
 
 
-def test_filter_sees_no_more_than_the_generator(tmp_path: Path) -> None:
+def test_filter_sees_no_more_than_the_generator(tmp_path: Path, cells_of: Any) -> None:
     generators = {"g": SMALL | {"data_share": 0.25}}
     cells = cells_of(tmp_path, generators=generators, sampling={"steps": 2, "filter": 0.5})
     assert {c.inputs["filter"].config["budget"] for c in of(cells, "synthesize")} == {0.25}
 
 
-def test_sets_are_as_large_as_the_blocks_that_draw(tmp_path: Path) -> None:
+def test_sets_are_as_large_as_the_blocks_that_draw(tmp_path: Path, cells_of: Any) -> None:
     grid = [{"arms": ["real"], "budgets": [0.2, 1.0], "ratios": [5]}, {"arms": ["augmented"], "budgets": [0.2]}]
     cells = cells_of(tmp_path, generators={"g": SMALL}, grid=grid, arms=["real"], datasets=["phantom-oct"])
     assert {(c.config["budget"], c.config["ratio"]) for c in of(cells, "synthesize")} == {(0.2, 1.0)}
 
 
-def test_sets_of_one_source_do_not_meet_in_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sets_of_one_source_do_not_meet_in_transfer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells_of: Any
+) -> None:
     from benchmark import lineage
 
     monkeypatch.setattr(lineage, "SHARED_SOURCES", ({"phantom-x-ray", "phantom-fundoscopy"},))
@@ -109,7 +88,7 @@ def test_sets_of_one_source_do_not_meet_in_transfer(tmp_path: Path, monkeypatch:
         cells_of(tmp_path, generators={"g": SMALL}, exposure="transfer")
 
 
-def test_sweep_filter_and_groups_are_variants_of_one_study(tmp_path: Path) -> None:
+def test_sweep_filter_and_groups_are_variants_of_one_study(tmp_path: Path, cells_of: Any, finish: Any) -> None:
     generators = {
         "types": SMALL | {"train_on": {"by": "image_type"}, "detail": "label", "caption_noise": 0.5, "data_share": 0.5},
         "blind": SMALL | {"train_on": "each", "unconditional": True},
@@ -129,7 +108,7 @@ def test_sweep_filter_and_groups_are_variants_of_one_study(tmp_path: Path) -> No
     assert set(synthesize.read(store.folder(blind)).captions) == {""}
 
 
-def test_unseen_phrasing_is_judged_and_feeds_nothing(tmp_path: Path) -> None:
+def test_unseen_phrasing_is_judged_and_feeds_nothing(tmp_path: Path, cells_of: Any, finish: Any) -> None:
     changes: Any = {"datasets": ["phantom-oct"], "generators": {"g": SMALL}, "unseen_phrasing": True, "audit_pool": 0}
     cells = cells_of(tmp_path, **changes)
     drawn = of(cells, "synthesize", variant="phrasing=unseen")
@@ -185,7 +164,9 @@ def diffusion_folder(folder: Path, vae: str) -> Path:
 
 
 @pytest.mark.parametrize("vae", ["kl", "taesd"])
-def test_the_papers_recipe_starts_from_a_folder_and_leaves_one(tmp_path: Path, vae: str) -> None:
+def test_the_papers_recipe_starts_from_a_folder_and_leaves_one(
+    tmp_path: Path, vae: str, cells_of: Any, finish: Any
+) -> None:
     from diffusers import StableDiffusionPipeline
 
     start = diffusion_folder(tmp_path / "sd", vae)
@@ -215,7 +196,7 @@ def test_the_papers_recipe_starts_from_a_folder_and_leaves_one(tmp_path: Path, v
     assert np.abs(plain * 255 - drawn.images[0].astype(float)).max() <= 1
 
 
-def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
+def test_two_processes_give_the_losses_of_one(tmp_path: Path, cells_of: Any, finish: Any) -> None:
     losses = {}
     for processes in (1, 2):
         cells = cells_of(tmp_path, generators={"g": SMALL | {"processes": processes}}, datasets=["phantom-oct"])
@@ -226,7 +207,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     assert losses[1] != losses[2] and losses[2] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_checkpoint_is_used_as_it_is_and_lora_leaves_a_stock_folder(tmp_path: Path) -> None:
+def test_checkpoint_is_used_as_it_is_and_lora_leaves_a_stock_folder(tmp_path: Path, cells_of: Any, finish: Any) -> None:
     from safetensors.torch import load_file
 
     start = diffusion_folder(tmp_path / "sd", "kl")
@@ -251,7 +232,7 @@ def test_checkpoint_is_used_as_it_is_and_lora_leaves_a_stock_folder(tmp_path: Pa
     assert {cell.about["exposure"] for cell in ready} == {"external"}, "nobody knows what it saw"
 
 
-def test_finished_images_enter_as_a_generator(tmp_path: Path) -> None:
+def test_finished_images_enter_as_a_generator(tmp_path: Path, cells_of: Any, finish: Any) -> None:
     from benchmark.datasets import load
 
     classes = load("phantom-ultrasound", 32, 60).card.classes
@@ -282,12 +263,12 @@ def test_finished_images_enter_as_a_generator(tmp_path: Path) -> None:
         ({"train_on": ["phantom-ct"]}, "is not one of the study's sets"),
     ],
 )
-def test_wrong_generators_are_one_line(tmp_path: Path, generator: dict[str, Any], words: str) -> None:
+def test_wrong_generators_are_one_line(tmp_path: Path, generator: dict[str, Any], words: str, cells_of: Any) -> None:
     with pytest.raises(BadInput, match=words):
         cells_of(tmp_path, generators={"g": generator})
 
 
-def test_privacy_filter_redraws_what_is_too_near(tmp_path: Path) -> None:
+def test_privacy_filter_redraws_what_is_too_near(tmp_path: Path, cells_of: Any, finish: Any) -> None:
     """At 0.9 nearly every image of an untrained generator is refused or far; the unfiltered cell is as it was."""
     from benchmark.stages import split, synthesize
     from privacy.neighbours import tile_max_neighbours
@@ -308,50 +289,7 @@ def test_privacy_filter_redraws_what_is_too_near(tmp_path: Path) -> None:
     assert facts["accepted"] == pytest.approx(1 - near["privacy=0.9"].mean())
 
 
-def test_a_private_generator_tells_its_epsilon_and_its_decoder_learns_nothing(tmp_path: Path) -> None:
-    from benchmark.reporting import Reporter
-
-    pytest.importorskip("opacus")
-    generators = {"open": SMALL, "private": SMALL | {"dp_epsilon": 4.0, "dp_delta": 1e-2}}
-    cells = cells_of(tmp_path, generators=generators, datasets=["phantom-oct"])
-    assert [c.config["images_seen"] for c in of(cells, "autoencoder", generator="private")] == [0]
-    assert "dp_epsilon" not in of(cells, "train", generator="open")[0].config
-    store = finish(cells, tmp_path / "home", "membership")
-    trained = of(cells, "train", generator="private")[0]
-    facts = json.loads((store.folder(trained) / "loss.json").read_text())
-    study = load_study(str(next(tmp_path.glob("*.yaml"))))
-    found = {row["metric"]: row["value"] for row in Reporter(study, store, cells).private_rows()}
-    assert found == {"dp_epsilon": facts["dp_epsilon"], "dp_delta": 1e-2} and 0 < found["dp_epsilon"] <= 4.0
-    judged = of(cells, "membership", generator="private")[0]
-    rows = json.loads((store.folder(judged) / "rows.json").read_text())
-    empirical = next(row["value"] for row in rows if row["metric"] == "membership_epsilon")
-    assert not empirical > found["dp_epsilon"], "a bound of 95 % on few patients stays below the accountant's"
-
-
-@pytest.mark.parametrize("wrong", [{"lora_rank": 4}, {"recipe": "stable-diffusion"}, {"processes": 2}])
-def test_private_training_is_for_the_small_recipe_alone(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    with pytest.raises(BadInput, match="dp_epsilon is for recipe small"):
-        cells_of(tmp_path, generators={"g": SMALL | wrong | {"dp_epsilon": 4.0}})
-
-
-def test_classifiers_of_every_arm_are_attacked_where_it_is_asked(tmp_path: Path) -> None:
-    from benchmark.reporting import Reporter
-
-    changes = {"attack": True, "seeds": 2, "budgets": [0.5], "datasets": ["phantom-oct"], "phantom_images": 160}
-    changes |= {"arms": ["real", "synthetic"]}
-    cells = cells_of(tmp_path, generators={"g": SMALL}, **changes)
-    store = finish(cells, tmp_path / "home", "classify")
-    rows = list(Reporter(load_study(str(tmp_path / "study.yaml")), store, cells).attack_rows())
-    found = {(row["arm"], row["metric"], row["seed"]): row for row in rows}
-    for arm, seed in (("real", 0), ("real", 1), ("synthetic", 0)):
-        row = found[arm, "classifier_membership_auroc", seed]
-        assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
-    assert ("real", "classifier_membership_calibrated_auroc", 0) in found, "seeds leave out different images"
-    assert ("synthetic", "classifier_membership_calibrated_auroc", 0) not in found, "the generators saw the same"
-    assert all("attacked" not in c.config for c in cells_of(tmp_path, generators={"g": SMALL}) if c.stage == "classify")
-
-
-def test_reader_study_shows_the_study_as_written(tmp_path: Path) -> None:
+def test_reader_study_shows_the_study_as_written(tmp_path: Path, cells_of: Any, finish: Any) -> None:
     """Not the set of an unseen wording, which is planned first, and not that of the second generator."""
     from benchmark.exporting import reader_page
 

@@ -1,6 +1,8 @@
 """Against naive loops, with planted copies, moved regions and excluded patients."""
 
 import tracemalloc
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from numpy.typing import NDArray
 
 from privacy import neighbours
 from privacy.neighbours import (
+    cosine_neighbours,
+    flat_index,
     patch_neighbours,
     patch_starts,
     patches,
@@ -195,3 +199,34 @@ def test_bad_input() -> None:
         tile_max_neighbours(images, images, exclude=(["a"], ["a", "b", "c"]))
     with pytest.raises(ValueError, match="allowed: 1 to 0"):
         patch_neighbours(images, images, exclude=(["a"] * 3, ["a"] * 3))
+
+
+def test_a_query_may_leave_its_own_row_out() -> None:
+    bank = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    distance, row = cosine_neighbours(bank[:3], bank, np.array([0, -1, 2]))
+    assert row[1] == 1 and distance[1] == pytest.approx(0) and row[0] != 0 and row[2] != 2
+    unit = bank / np.linalg.norm(bank, axis=1, keepdims=True)
+    assert distance[0] == pytest.approx(1 - np.delete(unit @ unit[0], 0).max(), abs=1e-6)
+
+
+def test_the_search_goes_to_all_gpus_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU here: the clone is watched, and answers from the CPU, so the results must be the same."""
+    import faiss
+
+    queries, bank = (np.random.default_rng(i).integers(0, 256, (6, 16, 16, 3), np.uint8) for i in range(2))
+    plain = patch_neighbours(queries, bank)
+    asked = []
+
+    def clone(index: Any, co: Any) -> Any:
+        asked.append(bool(co.shard))
+        return index
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", clone)
+    monkeypatch.setattr(faiss, "GpuMultipleClonerOptions", SimpleNamespace)
+    for one, two in zip(plain, patch_neighbours(queries, bank), strict=True):
+        assert np.array_equal(one, two)
+    assert asked and all(asked)
+    asked.clear()
+    flat_index("L2", np.zeros((3000, 4), np.float32), k=2049)
+    assert not asked, "FAISS answers at most 2,048 neighbours on a GPU"

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from statsmodels.stats.proportion import proportion_confint
 
 from privacy.neighbours import tile_max_neighbours
-from privacy.power import KINDS, plant, wilson_interval
+from privacy.power import KINDS, plant, relatives, wilson_interval
 
 
 def pictures(n: int, seed: int, channels: int = 3) -> NDArray[np.uint8]:
@@ -66,3 +66,14 @@ def test_wilson_agrees_with_statsmodels(k: int, n: int) -> None:
         wilson_interval(n + 1, n)
     with pytest.raises(ValueError, match="0 of 0"):
         wilson_interval(0, 0)
+
+
+def test_relatives_have_another_image_there_and_near_copies_stand_apart() -> None:
+    patients = [f"p{i // 2}" for i in range(40)] + [f"alone {i}" for i in range(20)]
+    looks = np.eye(60)
+    looks[1:20:2] = looks[0:20:2]  # the first ten patients' images are alike
+    found = relatives(patients, looks)
+    assert found["same_patient_near_copy"].tolist() == list(range(20))
+    assert found["same_patient"].tolist() == list(range(20, 40))
+    assert relatives(patients[40:], looks[40:]) == {}
+    assert len(relatives(patients, np.eye(60), most=15)["same_patient"]) == 15
