@@ -170,8 +170,9 @@ def _halves(
     images: Images, bank: Images, itself: NDArray[np.int64], tile_max: Callable[[Images, Images], NDArray[np.float64]]
 ) -> NDArray[np.float64]:
     """Distance [Q] of each image x to a blend of two of the bank: half of that from 2x - a to the bank, the least over
-    the HALVES images a that are nearest to x at 16 x 16."""
-    small, theirs = (resized(each, 16, Image.Resampling.BOX).reshape(len(each), -1).astype(np.float32)
+    the HALVES images a that are nearest to x in grey levels, at 64 px or less."""
+    side = min(images.shape[1], 64)
+    small, theirs = (resized(each, side, Image.Resampling.BOX).mean(3, dtype=np.float32).reshape(len(each), -1)
                      for each in (images, bank))  # fmt: skip
     near = flat_index("L2", theirs).search(small, min(HALVES, len(bank)))[1]
     best = np.full(len(images), np.inf)

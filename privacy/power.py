@@ -112,12 +112,14 @@ def relatives(
     """Images of patients who have another one there: rows int64, ascending, near copies and video neighbours apart.
 
     Searched for with themselves left out they tell whether an audit finds a new image of a patient whom the model
-    saw. patients [N]; looks [N, D], unit length: a product above `near` is a near copy. A kind with fewer than
-    `least` images is left out.
+    saw. patients [N]; looks [N, s * s]: small square pictures of unit length; a product with another, or with its
+    mirror image, above `near` is a near copy. A kind with fewer than `least` images is left out.
     """
     _, patient, count = np.unique(np.array(patients), return_inverse=True, return_counts=True)
     rows = np.random.default_rng(1).permutation(np.flatnonzero(count[patient] > 1))[: 4 * most]
-    alike = looks[rows] @ looks.T
+    side = round(looks.shape[1] ** 0.5)
+    mirrored = looks[rows].reshape(-1, side, side)[:, :, ::-1].reshape(-1, side * side)
+    alike = np.maximum(looks[rows] @ looks.T, mirrored @ looks.T)
     alike[(patient[rows, None] != patient[None, :]) | (rows[:, None] == np.arange(len(patient))[None, :])] = -1
     copies = alike.max(1, initial=-1) > near
     kinds = {"same_patient": rows[~copies], "same_patient_near_copy": rows[copies]}

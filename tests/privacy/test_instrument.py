@@ -33,16 +33,18 @@ class Sheet:
 
 @cache
 def sheet(name: str, size: int) -> Sheet:
-    from benchmark.datasets import load
+    from benchmark.datasets import Split, load
+    from benchmark.splits import patients_of
 
     if not os.environ.get("AUGURY_DATA"):
         pytest.skip(f"needs $AUGURY_DATA/{name}")
     splits = load(name, 32).splits.values()
     images = np.concatenate([part.images for part in splits])
     labels = np.concatenate([part.labels for part in splits])
-    images, first = np.unique(images, axis=0, return_index=True)  # a picture that occurs twice is one patient
-    order = np.random.default_rng(0).permutation(len(images))[: size + 600]
-    images, labels = images[order], labels[first][order]
+    patients = patients_of(Split(images, labels, None))  # a picture that occurs twice, or mirrored, is one patient
+    _, first = np.unique(np.array(patients), return_index=True)
+    order = np.random.default_rng(0).permutation(first)[: size + 600]
+    images, labels = images[order], labels[order]
     source, rest = images[:600], images[600:]
     floats = source.astype(np.float64)
     pairs = np.random.default_rng(1).permutation(600)
@@ -97,17 +99,38 @@ def judge(found: dict[str, NDArray[np.float64]], kind: str, runs: int) -> None:
         assert kstest(found["p"], "uniform", alternative="greater").pvalue > 0.001
 
 
+def drawn(found: dict[str, dict[str, NDArray[np.float64]]], name: str) -> None:
+    """How often p lies below each level, for both controls, as a figure in $AUGURY_HOME/instrument."""
+    from results.charts import panels
+
+    figure, axes = panels(2, 2, 4.0, 3.4)
+    for axis, (key, title) in zip(axes, {"p": "query control", "bank_p": "bank control"}.items(), strict=True):
+        axis.plot([0, 1], [0, 1], color="#6b6f76", lw=1)
+        for kind, each in found.items():
+            axis.step(
+                [0, *np.sort(each[key]), 1], [*np.linspace(0, 1, len(each[key]) + 1), 1], where="post", label=kind
+            )
+        axis.set(title=f"{title}, {name}", xlabel="p", ylabel="share of audits with p or less")
+    axes[1].legend()
+    folder = Path(os.environ["AUGURY_HOME"]) / "instrument"
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name.replace(' ', '-')}.png")
+
+
 @pytest.mark.study
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("controls", "bank"), [(73, 200), (207, 500), (1350, 3000)])
-def test_nothing_to_find(kind: str, controls: int, bank: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_to_find(controls: int, bank: int, capsys: pytest.CaptureFixture[str]) -> None:
     runs = 500 if controls < 1000 else 100
-    found = audits("brain_mri", kind, controls, runs, bank)
+    found = {kind: audits("brain_mri", kind, controls, runs, bank) for kind in KINDS}
     with capsys.disabled():
-        print(f"\n{kind}, {controls} controls, {runs} audits: level {found['level'].mean():.4f}, flagged "
-              f"{found['flagged'].mean():.4f}, called by both {found['called'].mean():.4f}; p <= .05: query "
-              f"{(found['p'] <= 0.05).mean():.3f}, bank {(found['bank_p'] <= 0.05).mean():.3f}")  # fmt: skip
-    judge(found, kind, runs)
+        for kind, each in found.items():
+            print(f"\n{kind}, {controls} controls, {runs} audits: level {each['level'].mean():.4f}, flagged "
+                  f"{each['flagged'].mean():.4f}, called by both {each['called'].mean():.4f}; p <= .05: query "
+                  f"{(each['p'] <= 0.05).mean():.3f}, bank {(each['bank_p'] <= 0.05).mean():.3f}")  # fmt: skip
+    if os.environ.get("AUGURY_HOME"):
+        drawn(found, f"{controls} controls")
+    for kind, each in found.items():
+        judge(each, kind, runs)
 
 
 @pytest.mark.study

@@ -70,10 +70,11 @@ def test_wilson_agrees_with_statsmodels(k: int, n: int) -> None:
 
 def test_relatives_have_another_image_there_and_near_copies_stand_apart() -> None:
     patients = [f"p{i // 2}" for i in range(40)] + [f"alone {i}" for i in range(20)]
-    looks = np.eye(60)
-    looks[1:20:2] = looks[0:20:2]  # the first ten patients' images are alike
+    looks = np.linalg.qr(np.random.default_rng(0).normal(size=(64, 64)))[0][:60]
+    looks[1:10:2] = looks[0:10:2]  # the first five patients' images are alike, the next five's mirrored
+    looks[11:20:2] = looks[10:20:2].reshape(5, 8, 8)[:, :, ::-1].reshape(5, 64)
     found = relatives(patients, looks)
     assert found["same_patient_near_copy"].tolist() == list(range(20))
     assert found["same_patient"].tolist() == list(range(20, 40))
     assert relatives(patients[40:], looks[40:]) == {}
-    assert len(relatives(patients, np.eye(60), most=15)["same_patient"]) == 15
+    assert len(relatives(patients, looks, most=15)["same_patient"]) == 15
