@@ -180,7 +180,8 @@ def two_sample(
 
     Lopez-Paz & Oquab 2017 (arXiv 1610.06545). Both sets are halved by their groups (patients): one half trains a
     logistic regression, the other is judged. The interval of the accuracy is binomial and exact (Clopper-Pearson);
-    that of the AUROC is DeLong's, normal. The smallest accuracy that would be noticed is 0.5 + 1.24 / sqrt(n).
+    that of the AUROC is DeLong's, normal. `two_sample_smallest`: the smallest accuracy that would be noticed, 0.5 +
+    1.24 / sqrt(n judged).
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -199,10 +200,31 @@ def two_sample(
     chance = np.asarray(model.predict_proba(x[~train])[:, 1])
     truth = y[~train]
     right = int(((chance > 0.5) == truth).sum())
+    unknown = float("nan")
     return {
+        "two_sample_smallest": (0.5 + 1.24 / float(np.sqrt(len(truth))), unknown, unknown),
         "two_sample_accuracy": (right / len(truth), *binomial_interval(right, len(truth))),
         "two_sample_auroc": delong_auroc(chance[truth == 0], chance[truth == 1]),
     }
+
+
+def probe_alignment(real: Features, real_truth: Truth, other: Features, other_truth: Truth) -> float:
+    """Share of a real-data linear probe's weights that lies in the span of other images' differences between classes.
+
+    In [0, 1]: about K / D by chance, 1 if the others separate the classes along the probe's directions; no classifier
+    is trained on them. Features [N, D] in units of the real ones' deviations, classes bool [N, K]; classes that all or
+    none of the others have are left out. Ridge regression. Idea of arXiv 2605.09697 (its abstract); formula ours.
+    """
+    mean, deviation = real.mean(0), real.std(0) + 1e-8
+    x, z = ((each.astype(np.float64) - mean) / deviation for each in (real, other))
+    probe = x.T @ np.linalg.solve(x @ x.T + 0.1 * len(x) * np.eye(len(x)), real_truth - real_truth.mean(0))
+    both, total = other_truth.any(0) & ~other_truth.all(0), float((probe**2).sum())
+    if not both.any() or total == 0:
+        return float("nan")
+    gaps = [z[other_truth[:, k]].mean(0) - z[~other_truth[:, k]].mean(0) for k in np.flatnonzero(both)]
+    directions, size, _ = np.linalg.svd(np.stack(gaps, 1), full_matrices=False)
+    directions = directions[:, size > 1e-9 * size.max()]
+    return float(((directions.T @ probe) ** 2).sum()) / total
 
 
 def _half(groups: list[str], rng: np.random.Generator) -> NDArray[np.bool_]:

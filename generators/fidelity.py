@@ -62,6 +62,21 @@ def frechet_distance_from_moments(a: Moments, b: Moments) -> float:
     return float(max(mean @ mean + np.trace(cov_a) + np.trace(cov_b) - 2 * cross, 0))
 
 
+def frechet_infinity(features_a: Features, features_b: Features, seed: int = 0, sizes: int = 10) -> float:
+    """The Fréchet distance for n without end: its line in 1/n, at `sizes` random sizes from n/2 up, read at 0.
+
+    Chong & Forsyth 2020 (arXiv 1911.07023). Float arrays [N, D]; NaN where n/2, n the lesser number of images, does not
+    exceed D: there the distance is no line in 1/n.
+    """
+    a, b = _pair(features_a, features_b)
+    n, rng = min(len(a), len(b)), np.random.default_rng(seed)
+    if n // 2 <= a.shape[1]:
+        return float("nan")
+    counts = np.linspace(n // 2, n, sizes).astype(int)
+    found = [frechet_distance(a[rng.permutation(len(a))[:m]], b[rng.permutation(len(b))[:m]]) for m in counts]
+    return float(np.polyfit(1 / counts, found, 1)[1])
+
+
 def kernel_distance(features_a: Features, features_b: Features, seed: int = 0, subsets: int = 100) -> float:
     """Unbiased MMD^2 with kernel (x.y/d + 1)^3 of features [N, D] and [M, D]; better low.
 

@@ -57,12 +57,14 @@ class Bank:
 
 @dataclass(frozen=True)
 class Result:
-    """rows: tidy rows; columns: one value a synthetic image; distances and pairs: arrays for figures."""
+    """rows: tidy rows; columns: one value a synthetic image; distances and pairs: arrays for figures; features of the
+    synthetic images."""
 
     rows: list[Row]
     columns: dict[str, list[Any]]
     distances: dict[str, NDArray[np.float64]]
     pairs: dict[str, NDArray[Any]]
+    features: NDArray[np.float32]
 
 
 def audit(
@@ -117,7 +119,8 @@ def audit(
             columns[f"{name}_flagged"] = (each["synthetic"] <= laws[name]["threshold"]).tolist()
     distances = {"synthetic": near[:, 0], "heldout": far, "threshold": np.array([law["threshold"]])}
     distances |= {f"planted_{kind}": by_query["tile_max"][kind] for kind in list(queries)[2:]}
-    return Result(rows, columns, distances, _pairs(synthetic, near, found.nearest["tile_max"], bank, heldout))
+    pairs = _pairs(synthetic, near, found.nearest["tile_max"], bank, heldout)
+    return Result(rows, columns, distances, pairs, found.features[:m])
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,8 @@ def _key(row: Mapping[str, object]) -> tuple[str, ...]:
 
 RESAMPLES = 1000
 MEASURES = ("frechet", "kernel", "precision", "recall", "density", "coverage", "vendi", "ms_ssim", "label_consistency",
-            "two_sample_auroc", "authentic_difference")  # fmt: skip
+            "two_sample_auroc", "probe_alignment",
+            "authentic_difference")  # fmt: skip
 FACTORS = ["generator", "exposure", "variant"]
 
 

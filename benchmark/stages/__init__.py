@@ -14,7 +14,7 @@ VERSIONS: dict[str, int] = {
     "synthesize": 2,
     "features": 1,
     "classify": 3,
-    "fidelity": 4,
+    "fidelity": 5,
     "audit": 6,
     "membership": 1,
 }

@@ -23,6 +23,7 @@ TIMES = (100, 400)  # of 1000: low and middle noise
 DRAWS = 4  # of noise, the same for every image
 RATES = (0.01, 0.1)
 GUESSES = 100  # patients, fixed beforehand
+FEW = 10  # images, for a distance between two sets
 
 
 def run_audit(config: Record, inputs: dict[str, Path], folder: Path) -> None:
@@ -48,7 +49,29 @@ def run_audit(config: Record, inputs: dict[str, Path], folder: Path) -> None:
                    trip=trip, known=known)  # fmt: skip
     names = [f"{drawn.seeds[i]}" for i in some]
     labels = [label_name(prepared.card, drawn.labels[i]) for i in some]
-    write_result(replace(result, rows=result.rows + _class_rows(result, labels)), names, folder)
+    inside = np.isin(seen, prepared.members) if config["budget"] is None else np.ones(len(seen), bool)
+    patients = [prepared.patients[i] for i in (*seen[inside], *prepared.heldout)]
+    rows = result.rows + _class_rows(result, labels) + _gap(result.features, known[0][inside], known[1], patients)
+    write_result(replace(result, rows=rows), names, folder)
+
+
+def _gap(synthetic: NDArray[Any], members: NDArray[Any], heldout: NDArray[Any], patients: list[str]) -> list[Record]:
+    """The over-fitting gap: Fréchet distance to non-members of the coin minus that to as many members; above 0 =
+    nearer to what was learnt from. patients: of members, then of held-out."""
+    from generators.fidelity import frechet_distance, subset_interval
+
+    both, edge = np.concatenate([members, heldout]), len(members)
+
+    def gap(index: NDArray[np.int64]) -> float:
+        rng, sides = np.random.default_rng(0), (index[index < edge], index[index >= edge])
+        n = min(map(len, sides))
+        if n < FEW or len(synthetic) < FEW:
+            return float("nan")
+        near, far = (frechet_distance(synthetic, both[rng.permutation(side)[:n]]) for side in sides)
+        return far - near
+
+    value, low, high = subset_interval(gap, patients, gap(np.arange(len(both))), subsets=50)
+    return [{"metric": "overfit_gap", "value": value, "low": low, "high": high, "n": len(synthetic)}]
 
 
 def _class_rows(result: Result, labels: list[str]) -> list[Record]:

@@ -100,9 +100,8 @@ def run_fidelity(config: Record, inputs: dict[str, Path], folder: Path) -> None:
         test, test_rows = file["test"], file["test_rows"]
     with np.load(inputs["judged"] / "features.npz") as file:
         judged = {name: file[name] for name in file.files if name != "test" and not name.endswith("_rows")}
-        train_rows = next(
-            file[f"{name}_rows"] for name in judged
-        )  # of synthetic; of real, controls and round trip alike
+        # Of synthetic images; of real ones, controls and round trip alike.
+        train_rows = next(file[f"{name}_rows"] for name in judged)
     patients = prepared.test.groups or [str(i) for i in range(len(prepared.test.images))]
     rng = np.random.default_rng(0)
     rows = []
@@ -118,6 +117,9 @@ def run_fidelity(config: Record, inputs: dict[str, Path], folder: Path) -> None:
             measured += _two_sample(test[mine], features[other], groups, own)
         if name not in CONTROLS:
             labels = synthesize.read(inputs["synthesize"]).labels if name == "synthetic" else prepared.train.labels
+            if name in ("real", "synthetic"):
+                measured += _probed(prepared, inputs, *((features, labels[train_rows]) if name == "synthetic" else
+                                                        (test, prepared.test.labels[test_rows])))  # fmt: skip
             measured += _by_class(prepared, test, test_rows, features, labels[train_rows], patients, config["encoder"])
         rows += [row | {"generator": "" if name == "synthetic" else name} for row in measured]
     if config["whole"]:
@@ -125,6 +127,30 @@ def run_fidelity(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     if "image_text" in config and "autoencoder" not in inputs:
         rows += _alignment(prepared, inputs, config)
     write_json(folder / "rows.json", rows)
+
+
+def _probed(
+    prepared: split.Prepared, inputs: dict[str, Path], features: NDArray[Any], labels: NDArray[Any]
+) -> list[Record]:
+    """Whether differences between classes lie where a probe of real train images looks; the floor: test images."""
+    from classifiers.metrics import probe_alignment
+    from generators.fidelity import subset_interval
+
+    with np.load(inputs["real"] / "features.npz") as file:
+        train, rows = file["real"], file["real_rows"]
+    task, classes = prepared.card.task, np.arange(len(prepared.card.classes))
+
+    def truth(given: NDArray[Any]) -> NDArray[np.bool_]:
+        return given.astype(bool) if task == "multilabel" else given[:, None] == classes
+
+    theirs, own = truth(prepared.train.labels[rows]), truth(labels)
+
+    def aligned(index: NDArray[np.int64]) -> float:
+        return probe_alignment(train, theirs, features[index], own[index])
+
+    every = np.arange(len(features))
+    value, low, high = subset_interval(aligned, [str(i) for i in every], aligned(every), subsets=20)
+    return [{"metric": "probe_alignment", "value": value, "low": low, "high": high, "n": len(features)}]
 
 
 def _by_class(
@@ -153,6 +179,7 @@ def _distances(
     neighbours."""
     from generators.fidelity import (
         frechet_distance,
+        frechet_infinity,
         kernel_distance,
         precision_recall_density_coverage,
         subset_interval,
@@ -171,6 +198,8 @@ def _distances(
         if len(real) >= LEAST and len(set(groups)) >= LEAST // 2:
             value, low, high = subset_interval(half, groups, value, subsets=SUBSETS)
         rows.append({"metric": f"{metric}_{encoder}", "value": value, "low": low, "high": high, "n": len(real)})
+    if (whole := frechet_infinity(real, other)) == whole:
+        rows.append({"metric": f"frechet_infinity_{encoder}", "value": whole, "n": len(real)})
     if of_class or len(real) < LEAST or len(set(groups)) < LEAST // 2:
         return rows  # half of them would not have enough neighbours for an interval
     for metric, value in precision_recall_density_coverage(real, other, NEIGHBOURS).items():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from classifiers.metrics import binomial_interval, delong_auroc, label_consistency, two_sample
+from classifiers.metrics import binomial_interval, delong_auroc, label_consistency, probe_alignment, two_sample
 
 
 def test_equal_laws_cannot_be_told_apart_and_shifted_ones_can() -> None:
@@ -12,6 +12,7 @@ def test_equal_laws_cannot_be_told_apart_and_shifted_ones_can() -> None:
     real, same = rng.normal(size=(2, 300, 20))
     groups = [f"p{i // 3}" for i in range(300)]
     found = two_sample(real, same, groups, groups)
+    assert found.pop("two_sample_smallest")[0] == pytest.approx(0.5 + 1.24 / np.sqrt(300))
     for value, low, high in found.values():
         assert low < 0.5 < high and low < value < high
     assert two_sample(real, same + 2, groups, groups)["two_sample_auroc"][0] > 0.99
@@ -32,3 +33,22 @@ def test_label_consistency_of_classes_and_of_labels() -> None:
     chance = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     assert label_consistency(np.array([0, 1, 1]), chance)[0] == pytest.approx(2 / 3)
     assert label_consistency(np.array([[1, 0], [0, 1], [0, 1]], np.uint8), chance)[0] == pytest.approx(4 / 6)
+
+
+def test_a_probe_lies_where_the_classes_differ() -> None:
+    """Three classes that differ along two of 200 directions: the same differences span the probe, others do not."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(600)[:, None] % 3 == np.arange(3)
+    means = np.zeros((3, 200))
+    means[1, 0] = means[2, 1] = 4
+
+    def draw(centres: np.ndarray, n: int = 600) -> np.ndarray:
+        return rng.normal(size=(n, 200)) + truth[:n].astype(float) @ centres
+
+    real = draw(means)
+    same, other = (probe_alignment(real, truth, draw(each), truth) for each in (means, np.roll(means, 5, axis=1)))
+    assert same > 0.5 and other < 0.1
+    assert probe_alignment(real, truth, real * 3 + 1, truth) == pytest.approx(probe_alignment(real, truth, real, truth))
+    assert np.isnan(probe_alignment(real, truth, draw(means)[:5], np.tile(truth[:1], (5, 1)))), (
+        "one class: no difference"
+    )

@@ -13,6 +13,7 @@ from generators.fidelity import (
     combine,
     frechet_distance,
     frechet_distance_from_moments,
+    frechet_infinity,
     kernel_distance,
     moments,
     ms_ssim,
@@ -67,6 +68,14 @@ def test_both_forms_of_frechet_agree(n: int, m: int) -> None:
 def test_frechet_of_identical_sets_is_zero(n: int) -> None:
     a = normal(n, 50, 0)
     assert frechet_distance(a, a[::-1]) == pytest.approx(0, abs=1e-8)
+
+
+def test_the_distance_without_end_is_that_of_the_laws() -> None:
+    """Of equal laws it is 0, which the distance itself exceeds by the bias of a finite n."""
+    a, b = np.random.default_rng(0).normal(size=(2, 2000, 16))
+    assert abs(frechet_infinity(a, b)) < 0.4 * frechet_distance(a, b)
+    assert frechet_infinity(a, b + 1) == pytest.approx(16, rel=0.05)
+    assert np.isnan(frechet_infinity(a[:30], b)), "no line in 1/n with fewer images than twice the dimensions"
 
 
 def test_shards_combine_exactly() -> None:
