@@ -15,13 +15,8 @@ Load = Callable[[str], Mapping[str, Any]]
 SETTING = ["dataset", "generator", "exposure", "arm", "budget", "ratio", "share", "backbone", "variant"]
 SHARED = ["study", "stage", "image_type", "specialty"]
 SHARES = (
-    "flagged",
-    "power",
-    "share",
-    "bank_share",
-    "excess_copies",
-    "copies_called",
-)  # endings of metrics that lie in [0, 1]
+    "below", "copies_called", "excess_copies", "flagged", "power", "probe_alignment", "share",
+)  # fmt: skip  # endings of metrics that lie in [0, 1]
 
 
 @dataclass(frozen=True)
