@@ -158,7 +158,7 @@ class Planner:
             sets += [("round_trip", facts, autoencoder)]
         aligned = self.lineage.weights(image_text_source, study.fidelity.image_text) or {}
         for place, encoder in enumerate(study.fidelity.encoders):
-            source = self.lineage.weights(encoder_source, encoder) or {"encoder": encoder}
+            source = self.lineage.weights(encoder_source, encoder) or {"encoder": getattr(encoder, "name", encoder)}
             config: Record = source | {"images": study.fidelity.images}
             told = {"whole": place == 0} | (aligned if place == 0 else {})
 

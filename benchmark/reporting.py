@@ -122,7 +122,7 @@ class Reporter:
 
     def private_rows(self) -> Iterator[Record]:
         """The accountant's epsilon and delta of generators trained with differential privacy."""
-        for cell in self.of("train"):
+        for cell in (cell for cell in self.of("train") if not cell.config.get("outside_pool")):
             facts = json.loads((self.store.verify(cell) / "loss.json").read_text())
             for name in ("dp_epsilon", "dp_delta"):
                 if name in facts:

@@ -72,7 +72,7 @@ BACKENDS: dict[str, Callable[[Call, list[Job], int], Iterator[Any]]] = {"local":
 # Rough seconds a cell at 32 px on two cores, for a plan of which nothing has run yet; finished cells replace them.
 TYPICAL = {
     "split": 4.0, "autoencoder": 240.0, "train": 160.0, "synthesize": 20.0, "features": 10.0, "classify": 18.0,
-    "fidelity": 20.0, "audit": 40.0, "membership": 10.0,
+    "fidelity": 20.0, "audit": 60.0, "membership": 10.0,
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from benchmark.datasets import Dataset, Split
 Rows = NDArray[np.int64]
 NEAR = 0.98  # correlation at 16 x 16 pixels
 SAME = 0.995  # of mirror images at full size; between data sets, whose pictures resemble each other anyway, at 16 x 16
-BLOCK = 1024  # images at a time
+BLOCK = 2**25  # bytes of images at a time
 
 
 def patients_of(split: Split) -> list[str]:
@@ -48,14 +48,14 @@ def mirrored_pairs(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> Rows
     Correlation above .995 at full size of the five best that correlate above .98 at 16 x 16; an image that is its own
     mirror image is no pair. Augmented copies of this kind are in public sets (half of one brain MR set).
     """
-    found, small = [], thumbnails(others)
-    for start in range(0, len(images), BLOCK):
-        mirrored = np.ascontiguousarray(images[start : start + BLOCK, :, ::-1])
+    found, small, step = [], thumbnails(others), max(1, BLOCK // images[0].size)
+    for start in range(0, len(images), step):
+        mirrored = np.ascontiguousarray(images[start : start + step, :, ::-1])
         likeness = thumbnails(mirrored) @ small.T
         best = np.argpartition(-likeness, min(5, len(others) - 1), axis=1)[:, :5]
         one, place = np.nonzero(np.take_along_axis(likeness, best, 1) > NEAR)
         two = best[one, place]
-        for part in np.array_split(np.arange(len(one)), -(-len(one) // BLOCK)) if len(one) else []:
+        for part in np.array_split(np.arange(len(one)), -(-len(one) // step)) if len(one) else []:
             same = (_unit(mirrored[one[part]]) * _unit(others[two[part]])).sum(1) > SAME
             found.append(np.stack([start + one[part][same], two[part][same]], 1))
     pairs = np.concatenate([np.zeros((0, 2), np.int64), *found])

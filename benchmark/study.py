@@ -101,6 +101,14 @@ class Fidelity(Frozen):
     images: Annotated[int, Field(ge=20)] = 500
     image_text: str | None = None
 
+    @field_validator("encoders")
+    @classmethod
+    def _told_apart(cls, given: list[Any]) -> list[Any]:
+        names = [each if isinstance(each, str) else each.name for each in given]
+        if len(set(names)) < len(names):
+            raise ValueError("names must differ, for the measures carry them")
+        return given
+
 
 class Audit(Frozen):
     """images = synthetic images a set, at most; stride in tiles, of the patches cut from the bank; reference: train
@@ -238,7 +246,11 @@ def load_study(source: str, overrides: list[str] | None = None, name: str | None
     datasets = [_chosen("|".join(_relative(each, file) for each in ref.split("|"))) for ref in study.datasets]
     external = {key: _relative(ref, file) for key, ref in study.external.items()}
     backbones = [each.model_copy(update={"weights": _beside(each.weights, file)}) for each in study.backbones]
-    found = {"datasets": datasets, "generators": generators, "external": external, "backbones": backbones}
+    spaces = [each if isinstance(each, str) else each.model_copy(update={"weights": _beside(each.weights, file)})
+              for each in study.fidelity.encoders]  # fmt: skip
+    fidelity = {"encoders": spaces, "image_text": _beside(study.fidelity.image_text, file)}
+    found: dict[str, Any] = {"datasets": datasets, "generators": generators, "external": external}
+    found |= {"backbones": backbones, "fidelity": study.fidelity.model_copy(update=fidelity)}
     return study.model_copy(update=found | {"autoencoder": _beside(study.autoencoder, file)})
 
 

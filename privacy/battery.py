@@ -165,8 +165,10 @@ def _search(
 
 
 def _smooth(images: Images) -> Images:
-    blurred = gaussian_filter(images.astype(np.float32), (0, SMOOTHING, SMOOTHING, 0))
-    return np.asarray(np.rint(blurred), np.uint8)
+    blurred = np.empty_like(images)
+    for i, image in enumerate(images):  # one at a time: a bank may be large
+        blurred[i] = np.rint(gaussian_filter(image.astype(np.float32), (SMOOTHING, SMOOTHING, 0)))
+    return blurred
 
 
 def _halves(
@@ -188,7 +190,8 @@ def _halves(
 def _planted(bank: Bank, trip: Trip | None) -> dict[str, Images]:
     """Copies of some of the bank's images, of every kind."""
     rows = np.sort(np.random.default_rng(0).permutation(len(bank.images))[:PLANTED])
-    planted = {kind: plant(bank.images[rows], kind, 0) for kind in KINDS}
+    kinds = [kind for kind in KINDS if kind != "blended" or len(rows) > 1]
+    planted = {kind: plant(bank.images[rows], kind, 0) for kind in kinds}
     return planted | ({"round_trip": trip(bank.images[rows])} if trip is not None else {})
 
 

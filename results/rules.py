@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from results.answers import multiplier_of, multiplier_rows_of
-from results.tidy import Results, headline, records
+from results.tidy import Results, headline, nearer, records
 from results.wording import DASH, absent, duration, listed, number, percent, significant
 
 TOLD = 0.6  # share of pictures that readers may tell apart
@@ -127,9 +127,10 @@ def realistic(results: Results) -> Claim:
 
 
 def distinct(results: Results) -> Claim:
-    """H3: no excess of copies that both controls confirm."""
+    """H3: no excess of copies that both controls confirm; where one search alone finds some, it stays open."""
     claim = "H3 Synthetic images are distinct from real ones"
-    rule = f"excess copies at most {COPIES:.0%} with 95 % confidence everywhere, exact copies found in 80 % or more"
+    rule = f"excess copies at most {COPIES:.0%} with 95 % confidence everywhere, no single search finds an excess, "
+    rule += "exact copies found in 80 % or more"
     rows = records(results.pooled("audit", "excess_copies"))
     if not rows:
         return Claim(claim, rule, DASH, f"{UNTESTED}: no audit")
@@ -139,7 +140,7 @@ def distinct(results: Results) -> Claim:
     power = results.pooled("audit", "tile_max_power", "planted=exact")["value"].min()
     if any(_or(row["low"], row["value"]) > 0 for row in rows):  # no interval: all seeds agree
         return Claim(claim, rule, text, "contradicted")
-    seen = all(_or(row["high"], row["value"]) <= COPIES for row in rows) and power >= 0.8
+    seen = all(_or(row["high"], row["value"]) <= COPIES for row in rows) and power >= 0.8 and nearer(results).empty
     return Claim(claim, rule, text, "supported" if seen else "undecided")
 
 

@@ -106,7 +106,7 @@ def privacy(results: Results) -> pd.DataFrame:
 def power(results: Results) -> pd.DataFrame:
     """Share of planted copies of each kind that every measure finds at its level, and which finds most."""
     table = _audited(results, "planted=").assign(group=lambda rows: rows["group"].str.removeprefix("planted="))
-    names = sorted(set(table["metric"]))
+    names = sorted(set(table["metric"]), key=lambda name: (name != "tile_max_power", name))  # of equals the main one
     wide = widened(table, [*AUDIT_KEYS, "group"], names, ("n",)).rename(columns={"group": "planted"})
     if len(wide):
         most = wide[names].fillna(-1.0).idxmax(axis=1)

@@ -313,3 +313,17 @@ def real_images(results: Results, dataset: str, budget: float) -> int | None:
     rows = table[(table["dataset"] == dataset) & (table["arm"] == "real") & (table["budget"] == budget)]
     counts = rows["n_train"].dropna()
     return round(float(counts.mean())) if len(counts) else None
+
+
+def nearer(results: Results) -> pd.DataFrame:
+    """Rows `*_excess_copies` of the study as written where one search's query control alone finds an excess, p at most
+    5 % over all searches."""
+    table = results.table
+    table = table[(table["stage"] == "audit") & (table["group"] == "all") & (table["variant"] == "")]
+    table = table[table["seed"].isna() & (table["status"] == "ok")]
+    keys = ["dataset", "generator", "exposure", "budget", "metric"]
+    found = table[table["metric"].str.endswith("_excess_copies")]
+    chance = table[table["metric"].str.endswith("_p")][[*keys, "value"]].rename(columns={"value": "p"})
+    chance = chance.assign(metric=chance["metric"].str.removesuffix("_p") + "_excess_copies")
+    found = found.merge(chance, on=keys, how="left")
+    return found[(found["low"] > 0) & ~(found["p"] > 0.05 / max(1, found["metric"].nunique()))]

@@ -74,6 +74,8 @@ def multiplier(
 
     In real images, not in nominal budgets: where every class needs one image, 1 % may hold twice as many.
     """
+    own = _own_size(arm, curve)
+    curve = [each for i, each in enumerate(curve) if i == 0 or _size(each) > _size(curve[i - 1])]  # no images twice
     seeds = sorted(set(arm.cells).intersection(*(set(each.cells) for each in curve))) if curve else []
     if len(curve) < 2 or not seeds:
         return None
@@ -88,14 +90,20 @@ def multiplier(
     grid = np.linspace(sizes[0], sizes[-1], POINTS)
     inside = [_agrees(np.append(1.0, -(at(x, sizes) @ fit)), thetas, covariance) for x in grid]
     ends = _ends(grid, np.array(inside), spot, censored)
-    own = np.interp(np.log(float(arm["budget"])), np.log([float(each["budget"]) for each in curve]), sizes)
-    m = np.exp(np.array([spot, ends[0], ends[1]]) - own)
+    m = np.exp(np.array([spot, ends[0], ends[1]])) / own
     return Multiplier(float(m[0]), float(m[1]), float(m[2]), censored, ends[2], ends[3])
 
 
 def _size(setting: Setting) -> float:
     """Real images of a setting; its budget where the table does not count them."""
     return float(setting.n_train or setting["budget"])
+
+
+def _own_size(arm: Setting, curve: list[Setting]) -> float:
+    """Real images at the arm's budget: the real-only setting's there, else in proportion to the nearest one's."""
+    budget = float(arm["budget"])
+    near = min(curve, key=lambda each: abs(np.log(float(each["budget"]) / budget)), default=arm)
+    return _size(near) * budget / float(near["budget"])
 
 
 def _weights(levels: list[Estimate]) -> Floats:
@@ -133,25 +141,20 @@ def _ends(grid: Floats, inside: npt.NDArray[np.bool_], spot: float, censored: in
 def multiplier_rows(
     cells: pd.DataFrame, load: Load | Jackknives, generators: Mapping[str, int] | None = None
 ) -> list[Row]:
-    """Per-seed AUROC rows -> `data_multiplier` rows, and `data_multiplier_censored` with -1, 0 or 1 a number.
-
-    1 in a column of the second row: the number beside it in the first is a lower bound; -1: an upper bound.
-    """
-    jackknives = load if isinstance(load, Jackknives) else Jackknives(load)
+    """Per-seed AUROC rows -> `data_multiplier` rows, and `data_multiplier_censored`: 1 where the number beside it is a
+    lower bound, -1 where it is an upper one, else 0."""
+    jackknives, rows = load if isinstance(load, Jackknives) else Jackknives(load), []
     found = settings(cells)
-    rows: list[Row] = []
     for arm in found:
         curve = _curve(arm, found)
         result = multiplier(arm, curve, jackknives, generators) if arm["arm"] != "real" else None
         if result is None:
             continue
         shared = {**arm.columns, "group": "all", "n": images(arm, jackknives), "n_train": arm.n_train}
-        numbers = {"value": result.value, "low": result.low, "high": result.high}
-        flags = {
-            "value": result.value_censored, "low": result.low_censored, "high": result.high_censored,
-        }  # fmt: skip
-        rows += [shared | {"metric": "data_multiplier"} | numbers]
-        rows += [shared | {"metric": "data_multiplier_censored"} | flags]
+        censored = result.value_censored, result.low_censored, result.high_censored
+        for name, three in (("", (result.value, result.low, result.high)), ("_censored", censored)):
+            ends = dict(zip(("value", "low", "high"), three, strict=True))
+            rows.append(shared | {"metric": f"data_multiplier{name}"} | ends)
     return rows
 
 
@@ -159,9 +162,8 @@ def _curve(arm: Setting, found: list[Setting]) -> list[Setting]:
     """Real-only settings of the same data set and backbone, ascending; the arm's variant if real has it."""
     real = [each for each in found if each["arm"] == "real"]
     real = [each for each in real if all(each[name] == arm[name] for name in ("dataset", "backbone"))]
-    same = [each for each in real if each["variant"] == arm["variant"]]
-    curve = sorted(same or [each for each in real if each["variant"] == ""], key=lambda each: float(each["budget"]))
-    return [each for i, each in enumerate(curve) if i == 0 or _size(each) > _size(curve[i - 1])]  # no images twice
+    same = [each for each in real if each["variant"] == arm["variant"]] or [r for r in real if r["variant"] == ""]
+    return sorted(same, key=lambda each: float(each["budget"]))
 
 
 DOSED = ("augmented", "pretrained", "synthetic")
@@ -222,7 +224,7 @@ def _best(sweep: list[Setting], dose: str, jackknives: Jackknives, generators: M
 
 
 def _for_double(sweep: list[Setting], worth: list[Row]) -> list[Row]:
-    """The converse: the least ratio at which the images are worth as much real data again; missing where none is."""
+    """The converse: the least ratio at which images are worth as much real data again; missing where none is."""
     values = {_key(row): row for row in worth if row["metric"] == "data_multiplier"}
     if DOUBLE * float(sweep[-1]["budget"]) > 1:
         return []  # there is no as much again
@@ -343,7 +345,5 @@ def _both_resampled(pairs: pd.DataFrame, rng: np.random.Generator) -> tuple[floa
         rows = np.repeat(np.arange(len(pairs)), times[0][sets] * times[1][kinds])
         drawn.append(_rho(values[rows], gains[rows]))
     known = np.array(drawn)[np.isfinite(drawn)]
-    if len(known) < RESAMPLES // 10:
-        return float("nan"), float("nan")
-    low, high = np.percentile(known, [2.5, 97.5])
+    low, high = np.percentile(known, [2.5, 97.5]) if len(known) >= RESAMPLES // 10 else (float("nan"), float("nan"))
     return float(low), float(high)

@@ -34,18 +34,19 @@ def _encoder(config: Record, inputs: dict[str, Path]) -> tuple[Any, int, str]:
     from classifiers.backbones import create
     from classifiers.features import LITE0_SIDE, SIDE, efficientnet_lite0, fid_inception, without_head
 
+    if "side" in config:
+        model: Any = create(config["encoder"], 1, config["side"], 0, config["weights"])
+        settings = model.pretrained_cfg
+        return without_head(model, settings["mean"], settings["std"]), config["side"], "bicubic"
     if config["encoder"] == "inception":
         return fid_inception(Path(os.environ["AUGURY_WEIGHTS"]) / INCEPTION), SIDE, "bilinear"
-    if config["encoder"] == "efficientnet_lite0":
-        return efficientnet_lite0(), LITE0_SIDE, "bicubic"
     if config["encoder"] == "real_classifier":
         from benchmark.stages.classify import read_classifier
 
         prepared = split.read(inputs["split"])
         own = read_classifier(inputs["judge"], len(prepared.card.classes))
         return without_head(own, (0.5,) * 3, (0.25,) * 3), prepared.test.images.shape[1], "bicubic"
-    model: Any = create(config["encoder"], 1, config["side"], 0, config["weights"])
-    return without_head(model, model.pretrained_cfg["mean"], model.pretrained_cfg["std"]), config["side"], "bicubic"
+    return efficientnet_lite0(), LITE0_SIDE, "bicubic"
 
 
 def _sets(config: Record, inputs: dict[str, Path]) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
@@ -117,9 +118,10 @@ def run_fidelity(config: Record, inputs: dict[str, Path], folder: Path) -> None:
             measured += _two_sample(test[mine], features[other], groups, own)
         if name not in CONTROLS:
             labels = synthesize.read(inputs["synthesize"]).labels if name == "synthetic" else prepared.train.labels
-            if name in ("real", "synthetic"):
-                measured += _probed(prepared, inputs, *((features, labels[train_rows]) if name == "synthetic" else
-                                                        (test, prepared.test.labels[test_rows])))  # fmt: skip
+            if config["whole"] and name == "synthetic":
+                measured += _probed(prepared, inputs, features[other], labels[train_rows[other]])
+            elif config["whole"] and name == "real":
+                measured += _probed(prepared, inputs, test[mine], prepared.test.labels[test_rows[mine]])
             measured += _by_class(prepared, test, test_rows, features, labels[train_rows], patients, config["encoder"])
         rows += [row | {"generator": "" if name == "synthetic" else name} for row in measured]
     if config["whole"]:
@@ -199,7 +201,7 @@ def _distances(
             value, low, high = subset_interval(half, groups, value, subsets=SUBSETS)
         rows.append({"metric": f"{metric}_{encoder}", "value": value, "low": low, "high": high, "n": len(real)})
     if (whole := frechet_infinity(real, other)) == whole:
-        rows.append({"metric": f"frechet_infinity_{encoder}", "value": whole, "n": len(real)})
+        rows.append({"metric": f"asymptotic_frechet_{encoder}", "value": whole, "n": len(real)})
     if of_class or len(real) < LEAST or len(set(groups)) < LEAST // 2:
         return rows  # half of them would not have enough neighbours for an interval
     for metric, value in precision_recall_density_coverage(real, other, NEIGHBOURS).items():
@@ -248,11 +250,17 @@ def _alignment(prepared: split.Prepared, inputs: dict[str, Path], config: Record
     from classifiers.features import image_text_similarity
     from generators.fidelity import subset_interval
 
-    images, labels, name, rng = prepared.test.images, prepared.test.labels, "real", np.random.default_rng(0)
-    texts, groups = captions(prepared.card, labels), prepared.test.groups or [str(i) for i in range(len(images))]
+    rng = np.random.default_rng(0)
     if "synthesize" in inputs:
         drawn = synthesize.read(inputs["synthesize"])
         images, texts, name, groups = drawn.images, list(drawn.captions), "", [str(i) for i in range(len(drawn.images))]
+        if not any(texts):
+            return []  # it was asked for nothing
+    else:
+        kept, name = prepared.kept, "real"
+        own = [prepared.captions[i] for i in kept] if prepared.captions else None
+        images, groups = prepared.train.images[kept], [prepared.patients[i] for i in kept]
+        texts = captions(prepared.card, prepared.train.labels[kept], own)
     some = np.sort(rng.permutation(len(images))[: config["images"]])
     distinct, which = np.unique(np.array(texts, dtype=object)[some].astype(str), return_inverse=True)
     cosines = image_text_similarity(local_folder(config["image_text"]), images[some], distinct.tolist())

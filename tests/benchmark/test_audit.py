@@ -76,3 +76,14 @@ def test_a_new_image_of_a_known_patient_is_a_kind_of_its_own() -> None:
     rows = audit(draw("phantom-microscopy", 20, 32, 3).images, others, bank(2, 60)).rows
     power = {row["group"]: row["value"] for row in rows if row["metric"] == "tile_max_power"}
     assert power["planted=same_patient"] < 0.5, "found only because it is itself in the bank"
+
+
+def test_a_bank_of_one_image_and_images_of_odd_sides_are_audited() -> None:
+    own, heldout = bank(1, 40), bank(2, 40)
+    one = audit(draw("phantom-microscopy", 12, 32, 3).images, Bank(own.images[:1], own.labels[:1], ["p"]), heldout)
+    assert "planted=blended" not in {row.get("group") for row in one.rows}
+    for side in (18, 30):
+        cut = [Bank(np.ascontiguousarray(each.images[:, :side, :side]), each.labels, each.patients)
+               for each in (own, heldout)]  # fmt: skip
+        found = measured(audit(cut[0].images[:12], *cut))
+        assert found["excess_copies"] > 0.5

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from benchmark.cache import BadInput
+from benchmark.study import load_study
 from classifiers.backbones import create
 from classifiers.features import embed, image_text_similarity, without_head
 from classifiers.training import to_input
@@ -68,9 +70,14 @@ def test_a_study_measures_in_every_space_that_it_names(tmp_path: Path, clip: Pat
     cells = cells_of(tmp_path, generators={"g": SMALL}, datasets=["phantom-oct"], fidelity=fidelity)
     store = finish(cells, tmp_path / "home", "fidelity")
     names: dict[str, set[str]] = {}
+    keys = []
     for cell in (c for c in cells if c.stage == "fidelity"):
         for row in json.loads((store.folder(cell) / "rows.json").read_text()):
             names.setdefault(str(row.get("generator", "")), set()).add(row["metric"])
+            if cell.about.get("generator") == "g" and not cell.about.get("variant"):
+                keys.append((cell.about["seed"], row.get("generator"), row.get("group"), row["metric"]))
+    assert len(set(keys)) == len(keys), "spaces must not share a name"
+    assert "probe_alignment" in names[""] & names["real"]
     for each in ("", "real", "copies"):
         assert {"frechet_efficientnet_lite0", "frechet_real_classifier", "frechet_test_resnet"} <= names[each]
     assert {"text_alignment", "text_alignment_shuffled"} <= names[""] & names["real"]
@@ -83,9 +90,22 @@ def test_a_study_measures_in_every_space_that_it_names(tmp_path: Path, clip: Pat
         ({"encoders": ["resnet"]}, "encoders"),
         ({"encoders": [{"name": "test_resnet"}]}, "weights"),
         ({"encoders": [{"name": "test_resnet", "weights": "nowhere.pth"}]}, "nowhere.pth"),
+        ({"encoders": ["inception", {"name": "inception", "weights": "hub"}]}, "names must differ"),
         ({"image_text": "no/such-model"}, "no/such-model"),
     ],
 )
 def test_wrong_encoders_are_refused(tmp_path: Path, cells_of: Any, fidelity: dict[str, Any], told: str) -> None:
     with pytest.raises(BadInput, match=told):
         cells_of(tmp_path, generators={"g": SMALL}, fidelity=fidelity)
+
+
+def test_what_is_not_at_hand_can_be_planned_and_lies_beside_the_study(tmp_path: Path, clip: Path) -> None:
+    from benchmark.plan import dry_plan
+
+    fidelity = {"encoders": ["inception", {"name": "test_resnet", "weights": "w.pth"}], "image_text": "clip"}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"name": "s", "datasets": ["phantom-oct"], "fidelity": fidelity}))
+    _, absent = dry_plan(load_study(str(tmp_path / "s.yaml")))
+    assert any("w.pth" in text for text in absent) and not any("clip" in text for text in absent)
+    (tmp_path / "w.pth").write_bytes(b"x")
+    study = load_study(str(tmp_path / "s.yaml"))
+    assert study.fidelity.encoders[1].weights == str((tmp_path / "w.pth").resolve())  # type: ignore[union-attr]

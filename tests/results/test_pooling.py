@@ -100,6 +100,13 @@ def test_twice_the_data_is_a_multiplier_of_two() -> None:
     assert counted.loc[("data_multiplier", "mixed"), "value"] == pytest.approx(5), (
         "five times 20 images is all there is"
     )
+    twins, load = cells_of(CURVE | {("augmented", "g", 0.2): 2.0})
+    twins["n_train"] = twins["budget"].map({0.1: 20, 0.2: 20, 0.4: 40, 1.0: 100}).astype("Int64")
+    found = frame(multiplier_rows(twins, load)).set_index(["metric", "arm"])
+    assert 1.7 < found.loc[("data_multiplier", "augmented"), "value"] < 2.4, "20 images at both budgets, worth 40"
+    apart, load = cells_of({("real", "", 0.1): 1.0, ("real", "", 1.0): 3.0, ("augmented", "g", 0.01): 1.0})
+    found = frame(multiplier_rows(apart, load)).set_index(["metric", "arm"])
+    assert 8 < found.loc[("data_multiplier", "augmented"), "value"] < 14, "1 image worth 10"
     assert not multiplier_rows(*cells_of({("real", "", 0.1): 1.0, ("mixed", "g", 0.1): 1.0}))
 
 

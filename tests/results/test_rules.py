@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from results import cautions, rules
+from results import answers, cautions, rules
 from results.tidy import Results, frame
 from results.worth import predictors_table
 
@@ -126,3 +126,16 @@ def test_half_a_double_is_told(results: Results, double: int, told: bool) -> Non
              "metric": "auroc", "value": 0.8, "n_train": n} for arm, n in counts.items()]  # fmt: skip
     text = " ".join(cautions.warnings(made(results, rows)))
     assert ("d at 1 % 12 images against 10" in text.replace("\u00a0", " ")) == told
+
+
+@pytest.mark.parametrize(("p", "told"), [(0.001, True), (0.03, False)])
+def test_what_one_search_alone_finds_is_told_and_leaves_h3_open(results: Results, p: float, told: bool) -> None:
+    keys = {"stage": "audit", "dataset": "d", "generator": "all", "exposure": "full", "group": "all"}
+    rows = [keys | {"metric": f"{name}_excess_copies", "value": value, "low": value / 2, "high": value + 0.001}
+            for name, value in (("tile_max", 0.0), ("mirrored", 0.6))]  # fmt: skip
+    rows += [keys | {"metric": "excess_copies", "value": 0.0, "low": 0.0, "high": 0.001}]
+    rows += [keys | {"metric": f"{name}_p", "value": p} for name in ("tile_max", "mirrored")]
+    rows += [keys | {"metric": "tile_max_power", "group": "planted=exact", "value": 1.0}]
+    study = made(results, rows)
+    assert rules.distinct(study).verdict == ("undecided" if told else "supported")
+    assert ("d 60\u00a0% (mirrored)" in answers.privacy(study)) == told
