@@ -69,6 +69,7 @@ class Lineage:
             "size": study.size,
             "phantom_images": study.phantom_images if datasets.locate(reference) is None else 0,
             "audit_pool": study.audit_pool,
+            "image_memory_mb": study.image_memory_mb,
             "waived": self.names[reference] in study.waive or reference in study.waive,
         }
         return Cell("split", VERSIONS["split"], config, {}, 1, self.identity[reference])

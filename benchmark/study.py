@@ -125,6 +125,7 @@ class Study(Frozen):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     datasets: Annotated[list[str], Field(min_length=1)]  # names or paths; a|b = the first that is at hand
     size: Annotated[int, Field(ge=16, le=1024)] = 32  # pixels a side
+    image_memory_mb: Annotated[int, Field(ge=0)] = 4096  # train images of a set beyond this are memory-mapped
     phantom_images: Annotated[int, Field(ge=50)] = 2000  # training images of each phantom set
     autoencoder: str = "augury"  # augury | taesd | a diffusers folder
     decoder_images_seen: Annotated[int, Field(ge=0)] = 14_720  # images its decoder is tuned on; 0 = as it is

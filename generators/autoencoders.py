@@ -6,7 +6,7 @@ pictures only (see `distillation.py`); its decoder is tuned on exactly the image
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,14 @@ from numpy.typing import NDArray
 
 Autoencoder = Any  # diffusers.AutoencoderTiny or diffusers.AutoencoderKL
 Features = Callable[[torch.Tensor], list[torch.Tensor]]  # images [-1, 1] [N, 3, H, W] -> feature maps
+
+
+class Stored(Protocol):
+    """Images uint8 [N, H, W, 3], an array or what reads them where they lie."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any, /) -> NDArray[np.uint8]: ...
+
 
 SHIPPED = Path(__file__).parent / "augury-ae"
 FACTOR = 8
@@ -80,7 +88,7 @@ def to_images(batch: torch.Tensor, size: int) -> NDArray[np.uint8]:
 
 
 @torch.no_grad()
-def encode(model: Autoencoder, images: NDArray[np.uint8], resolution: int, batch: int = 64) -> torch.Tensor:
+def encode(model: Autoencoder, images: Stored, resolution: int, batch: int = 64) -> torch.Tensor:
     """Images uint8 [N, H, W, 3] -> latents float32 [N, 4, R/8, R/8] times the model's scaling factor, on the CPU.
 
     AutoencoderKL gives the mode of its posterior.
@@ -111,7 +119,7 @@ def round_trip(model: Autoencoder, resolution: int, images: NDArray[np.uint8]) -
 
 def tune_decoder(
     model: Autoencoder,
-    images: NDArray[np.uint8],
+    images: Stored,
     resolution: int,
     features: Features,
     *,

@@ -53,7 +53,7 @@ def seen_rows(prepared: Prepared, config: Record) -> Rows:
 
 
 def run_split(config: Record, inputs: dict[str, Path], folder: Path) -> None:
-    """Writes arrays.npz, card.json, leaks.json."""
+    """Writes arrays.npz, train_images.npy (which may be memory-mapped), card.json, leaks.json."""
     if config.get("external"):
         return _external(config, read(inputs["split"]), folder)
     reference = config["reference"]
@@ -84,15 +84,17 @@ def run_split(config: Record, inputs: dict[str, Path], folder: Path) -> None:
         "patients": np.array(patients),
     }
     for name, split in data.splits.items():
-        arrays |= {f"{name}_images": split.images, f"{name}_labels": split.labels}
+        arrays |= {f"{name}_labels": split.labels} | ({} if name == "train" else {f"{name}_images": split.images})
         if split.captions:
             arrays[f"{name}_captions"] = np.array(split.captions)
         if split.groups:
             arrays[f"{name}_groups"] = np.array(split.groups)
         arrays |= {f"{name}_column_{key}": np.array(values) for key, values in split.columns.items()}
     np.savez(folder / "arrays.npz", **arrays)
+    np.save(folder / "train_images.npy", data.splits["train"].images)
     facts = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(data.card).items()}
-    write_json(folder / "card.json", facts | {"origin": path.name if path else "phantoms"})
+    mapped = data.splits["train"].images.nbytes > config["image_memory_mb"] * 2**20
+    write_json(folder / "card.json", facts | {"origin": path.name if path else "phantoms", "mapped": mapped})
     write_json(folder / "leaks.json", [asdict(finding) for finding in found])
 
 
@@ -101,7 +103,10 @@ def read(folder: Path) -> Prepared:
     facts = json.loads((folder / "card.json").read_text())
     card = Card.of(facts)
     with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
-        splits = {name: _read_split(arrays, name) for name in ("train", "validation", "test")}
+        mode: Any = "r" if facts["mapped"] else None
+        images = {"train": np.load(folder / "train_images.npy", mmap_mode=mode, allow_pickle=False)}
+        images |= {name: arrays[f"{name}_images"] for name in ("validation", "test")}
+        splits = {name: _read_split(arrays, name, each) for name, each in images.items()}
         own = [str(text) for text in arrays["train_captions"]] if "train_captions" in arrays else None
         return Prepared(
             card, splits["train"], splits["validation"], splits["test"], arrays["kept"], arrays["members"],
@@ -140,11 +145,11 @@ def read_external(folder: Path) -> tuple[str, Split]:
         return json.loads((folder / "card.json").read_text())["name"], Split(arrays["images"], arrays["labels"])
 
 
-def _read_split(arrays: Any, name: str) -> Split:
+def _read_split(arrays: Any, name: str, images: NDArray[np.uint8]) -> Split:
     groups = arrays[f"{name}_groups"].tolist() if f"{name}_groups" in arrays else None
     prefix = f"{name}_column_"
     columns = {key.removeprefix(prefix): arrays[key].tolist() for key in arrays.files if key.startswith(prefix)}
-    return Split(arrays[f"{name}_images"], arrays[f"{name}_labels"], groups, columns)
+    return Split(images, arrays[f"{name}_labels"], groups, columns)
 
 
 def _lost_class(card: Card, labels: NDArray[Any]) -> str | None:

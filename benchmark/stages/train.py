@@ -14,7 +14,27 @@ from benchmark.cache import Record, write_json
 from benchmark.datasets import captions
 from benchmark.stages import device, split, spoken
 
-Seen = tuple[NDArray[np.uint8], list[str], list[str]]  # images, captions, the set of each
+Seen = tuple["Rows", list[str], list[str]]  # images, captions, names of their sets
+
+
+class Rows:
+    """Chosen rows of several sets' images, read where they lie when they are asked for: rows[slice or int64 [n]] is
+    uint8 [n, H, W, 3]."""
+
+    def __init__(self, parts: list[tuple[NDArray[np.uint8], NDArray[np.int64]]]) -> None:
+        self.parts = parts
+        self.ends = np.cumsum([len(rows) for _, rows in parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        wanted = np.arange(len(self))[index]
+        out = np.empty((len(wanted), *self.parts[0][0].shape[1:]), np.uint8)
+        for (images, rows), end in zip(self.parts, self.ends, strict=True):
+            mine = (wanted >= end - len(rows)) & (wanted < end)
+            out[mine] = images[rows[wanted[mine] - end + len(rows)]]
+        return out
 
 
 def run_autoencoder(config: Record, inputs: dict[str, Path], folder: Path) -> None:
@@ -83,19 +103,19 @@ def read_autoencoder(folder: Path) -> tuple[Any, int]:
 
 def seen(config: Record, inputs: dict[str, Path]) -> Seen:
     """What the sight of `config` allows of all split inputs, in their order: this and nothing else is learnt from."""
-    images, texts, sets = [], [], []
+    parts, texts, sets = [], [], []
     for role in sorted(role for role in inputs if role.startswith("split")):
         prepared = split.read(inputs[role])
         rows = split.seen_rows(prepared, config)
         own = [prepared.captions[i] for i in rows] if prepared.captions and not config.get("dp_epsilon") else None
-        images.append(prepared.train.images[rows])
+        parts.append((prepared.train.images, rows))
         texts += [""] * len(rows) if config.get("unconditional") else captions(
             prepared.card, prepared.train.labels[rows], own, detail=config.get("detail", "full"),
             phrasings=config.get("phrasings", 1), noise=config.get("caption_noise", 0.0),
             seed=config.get("seed_of_model", 0),
         )  # fmt: skip
         sets += [prepared.card.name] * len(rows)
-    return np.concatenate(images), texts, sets
+    return Rows(parts), texts, sets
 
 
 def run_train(config: Record, inputs: dict[str, Path], folder: Path) -> None:
