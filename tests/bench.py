@@ -50,6 +50,8 @@ def quick(home: Path) -> None:
 def generator(home: Path) -> None:
     """Training and sampling beside diffusers' defaults, on the same U-Net (64, 128) and TAESD; ours samples with 15
     steps instead of 50 and the lighter autoencoder that ships."""
+    import torch
+
     from benchmark.running import quiet
     from generators.autoencoders import SHIPPED, encode, load_autoencoder, load_taesd
     from generators.latent_diffusion import sample, small_pipeline
@@ -75,6 +77,13 @@ def generator(home: Path) -> None:
     show("training, times the usual loop", theirs / mine, "x", "3.5")
     once = seconds(lambda: encode(ours.vae, images, 64)) / len(images)
     show("encoding once, share of training on 40,000 of 5,000 images", 5000 * once / (40000 / 128 * mine), "", "")
+
+    def among(n: int) -> float:
+        model, many = new(), torch.from_numpy(np.random.default_rng(0).standard_normal((n, 4, 8, 8), np.float32))
+        given = (model, many, [captions[i % 4] for i in range(n)], np.full(n, 1 / n), Schedule(images_seen=128 * steps))
+        return seconds(lambda: train(*given, seed=0))
+
+    show("cost of an image seen among 100,000, times among 1,000", among(100_000) / among(1_000), "x", "1")
 
     n, pipeline, lighter = 64, new(), small_pipeline(load_autoencoder(SHIPPED), 64, (64, 128), 128, 0)
     pipeline.set_progress_bar_config(disable=True)
