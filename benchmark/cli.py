@@ -193,9 +193,9 @@ def backbones(
 def distil(
     teacher: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="TAESD as one safetensors file.")],
     out: Annotated[Path, typer.Option(help="Folder for the student.")],
-    steps: Annotated[int, typer.Option(min=1)] = 1600,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1600,
     pictures: Annotated[int, typer.Option(min=1, help="Procedural pictures that it is taught on.")] = 16000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and pictures.")] = 0,
 ) -> None:
     """Make the autoencoder that ships, from procedural pictures alone (an hour). See generators/augury-ae/README.md"""
     import torch

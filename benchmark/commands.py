@@ -30,7 +30,7 @@ def run(
     name: NameOption = None,
     backend: BackendOption = None,
     workers: WorkersOption = None,
-    only: Annotated[str | None, typer.Option(help="Stop after this stage, without a report.")] = None,
+    only: Annotated[str | None, typer.Option(help="Run only this stage and what it needs, without a report.")] = None,
 ) -> None:
     """Run a study from data to report, resumed from what is there. Example: augury run quick --set seeds=3"""
     worst = 0
@@ -96,11 +96,13 @@ def synthesize(
 
 
 def audit(
-    study: Annotated[str | None, typer.Argument(metavar="STUDY", help="A study; or give the three folders.")] = None,
+    study: Annotated[
+        str | None, typer.Argument(metavar="STUDY", help="A study; or give --train, --heldout, --synthetic and --out.")
+    ] = None,
     train_: Annotated[Path | None, typer.Option("--train", help="Images that the generator saw.")] = None,
     heldout: Annotated[Path | None, typer.Option(help="Images of the same kind that it did not see.")] = None,
     synthetic: Annotated[Path | None, typer.Option(help="Images that it made.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for images.csv, audit.json and pictures.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for images.csv, rows.json, arrays and pairs.png.")] = None,
     size: Annotated[int, typer.Option(min=16, max=512, help="Side in pixels at which folders are compared.")] = 64,
     autoencoder: Annotated[
         str | None, typer.Option(help="augury, taesd or a folder: search training images sent through it as well.")
@@ -181,7 +183,7 @@ def export(
     home: HomeOption = None,
     name: NameOption = None,
 ) -> None:
-    """Write a study's synthetic sets as image folders with card and licence. Example: augury export quick out"""
+    """Write a study's synthetic sets and generators with their cards. Example: augury export quick out"""
     from benchmark.exporting import export_sets
 
     _, store, cells = _load(study, set_, home, name)
@@ -216,7 +218,7 @@ def reader_export(
     out: Annotated[Path, typer.Option(help="The HTML file for readers; the key is written beside it.")],
     real: Annotated[int, typer.Option(min=1, help="Real pictures, of the test set.")] = 50,
     synthetic: Annotated[int, typer.Option(min=1, help="Synthetic pictures.")] = 50,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Which pictures are chosen; their order is random each time.")] = 0,
     set_: SetOption = None,
     home: HomeOption = None,
     name: NameOption = None,

@@ -133,7 +133,7 @@ class Finding:
 
 
 def leakage(data: Dataset) -> list[Finding]:
-    """PROTOCOL's check on the images as given: shared patients and train/test duplicates stop, the rest is told."""
+    """Of the images as given: shared patients and duplicates between train and test stop a study, the rest is told."""
     found = []
     names = ("train", "validation", "test")
     keys = {name: pixel_keys(data.splits[name].images) for name in names}

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from benchmark.cache import BadInput
 from benchmark.recipes import Count, Frozen, Generator, Sampling, Share
+from generators.baselines import BASELINES
 
 PRESETS = Path(__file__).parent / "presets"
-PLACEBOS = ("class_mean", "copies", "mixup")
 Arm = Literal["real", "real_double", "real_oversampled", "real_strong", "synthetic", "mixed", "augmented", "pretrained"]
 Budget = Annotated[float, Field(gt=0, le=1)]
 REAL_ARMS = ("real", "real_double", "real_oversampled", "real_strong")
@@ -60,6 +60,12 @@ class Block(Frozen):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+
+def _a_baseline(name: str) -> str:
+    if name not in BASELINES:
+        raise ValueError(f"allowed: {', '.join(BASELINES)}")
+    return name
 
 
 class Claim(Frozen):
@@ -132,14 +138,14 @@ class Study(Frozen):
     generators: dict[str, Generator] = {"generalist": Generator()}
     sampling: Sampling = Sampling()
     grid: list[Block] = []
-    placebos: list[Literal["class_mean", "copies", "mixup"]] = ["class_mean", "copies", "mixup"]
+    placebos: list[Annotated[str, AfterValidator(_a_baseline)]] = ["class_mean", "copies", "mixup"]
     placebo_budgets: list[Budget] | None = None  # None = the lowest of the grid
     share: Annotated[list[Share], Field(min_length=1)] = [0.5]  # of a batch that is synthetic, in arm augmented
     budget_validation: bool = False  # repeat the lowest two budgets with validation cut to the budget
     external: dict[str, str] = {}  # data set -> another site's images of the same classes, to be tested on as well
     corruptions: list[Literal["blur", "contrast", "jpeg", "noise"]] = []  # of the test images, as further tests
     attack: bool = False  # keep their probabilities for the coin's patients and attack them too
-    claims: list[Claim] | None = None  # None = augmented against real at the lowest budget
+    claims: list[Claim] | None = None  # None = augmented against real, and real_double where run, at the lowest budget
     margin: Annotated[float, Field(gt=0, lt=0.5)] = 0.01  # AUROC, of equivalence
     backbones: Annotated[list[Backbone], Field(min_length=1)] = [Backbone(name="resnet18")]
     classifier: Classifier = Classifier()
@@ -196,7 +202,7 @@ class Study(Frozen):
         if any(each.dp_epsilon for each in self.generators.values()) and any(filters):
             raise ValueError("sampling: a filter looks at private images, which a generator with dp_epsilon must not")
         for name in self.generators:
-            if name in PLACEBOS or name in ("real", "round_trip"):
+            if name in BASELINES or name in ("real", "round_trip"):
                 raise ValueError(f"generator name {name!r} is taken by a control")
         if self.needs_generator and self.size % 8:
             raise ValueError(f"size: {self.size} given; arms with a generator need a multiple of 8")

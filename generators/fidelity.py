@@ -1,4 +1,4 @@
-"""Fidelity and diversity: arrays in, numbers out. PROTOCOL section 3 has every formula.
+"""Fidelity and diversity: arrays in, numbers out. docs/protocol.md has every formula.
 
 Fréchet distance: Heusel 2017 (arXiv 1706.08500). Kernel distance: Bińkowski 2018 (arXiv 1801.01401). Precision and
 recall: Kynkäänniemi 2019 (arXiv 1904.06991); density and coverage: Naeem 2020 (arXiv 2002.09797). MS-SSIM: Wang

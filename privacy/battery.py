@@ -1,6 +1,6 @@
 """The whole audit of one synthetic set: every measure with its query control and its power, and the bank control.
 
-PROTOCOL section 4. Rows are dicts: metric, value, perhaps low and high (95 %), group, n images.
+docs/protocol.md. Rows are dicts: metric, value, perhaps low and high (95 %), group, n images.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What an audit would find: copies of every kind, planted on purpose. PROTOCOL section 4.
+"""What an audit would find: copies of every kind, planted on purpose. docs/protocol.md.
 
 The round trip through a generator's autoencoder needs that autoencoder: those images come from the caller.
 """

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from results.statistics import PROVISIONAL
-from results.tidy import Results, headline, highest_budget, lowest_budget, plain, real_images, records
+from results.tidy import PLACEBOS, Results, headline, highest_budget, lowest_budget, plain, real_images, records
 from results.wording import absent, counted, listed, number, percent
 
 
@@ -53,7 +53,7 @@ def signatures(results: Results) -> list[str]:
     claims = results.claims
     claims = claims if claims.empty else plain(results, claims)
     harmed = claims[(claims["against"] == "real") & (claims["verdict"] == "harmed")]
-    harmed = harmed[~harmed["generator"].isin(("copies", "class_mean", "mixup"))].drop_duplicates(["dataset", "arm"])
+    harmed = harmed[~harmed["generator"].isin(PLACEBOS)].drop_duplicates(["dataset", "arm"])
     for row in records(harmed[harmed["claim"] | (harmed["arm"] == "augmented")]):
         found.append(
             f"Domain shift or mode collapse: on {row['dataset']} the arm {row['arm']} at "

@@ -17,10 +17,9 @@ from results.statistics import (
     tost,
     verdict,
 )
-from results.tidy import KEYS
+from results.tidy import KEYS, PLACEBOS
 from results.wording import interval, number
 
-PLACEBOS = ("class_mean", "copies", "mixup")
 COLUMNS = [
     "claim", "dataset", "image_type",
     "specialty", "arm", "generator", "exposure", "against", "budget", "ratio",

@@ -37,8 +37,7 @@ def say_differences(results: Results) -> str:
     rows = rows[rows["claim"]] if len(rows) else rows
     lead = f"Arm minus real only. In the contrasts that may be claimed (filled): {_tally(rows)}. " if len(rows) else ""
     margin = number(results.study.get("margin", 0.01), 3)
-    lead += "Lines are 95 % intervals. "
-    return f"{lead}Hollow markers are exploratory; the grey band is the margin of ±{margin}."
+    return f"{lead}Lines are 95 % intervals. Hollow markers are exploratory; the grey band is the margin of ±{margin}."
 
 
 def _tally(rows: pd.DataFrame) -> str:
@@ -203,11 +202,9 @@ def command(name: str, study: str) -> str:
 def write_figure(figure: Figure, folder: Path, name: str, command: str, caption: str) -> list[Path]:
     """NAME.png (150 dpi), .pdf and .svg with command and caption inside; reproducible bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for kind in ("png", "pdf", "svg"):
-        path = folder / f"{name}.{kind}"
-        path.write_bytes(rendered(figure, kind, name, command, caption))
-        written.append(path)
+    written = [folder / f"{name}.{kind}" for kind in ("png", "pdf", "svg")]
+    for path in written:
+        path.write_bytes(rendered(figure, path.suffix[1:], name, command, caption))
     return written
 
 
@@ -289,9 +286,9 @@ def _wrapped(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def nearest_neighbours(results: Results) -> Figure | None:
-    """Synthetic | nearest training | nearest held-out, worst first, with their distances."""
-    rows = [each for each in results.neighbours if len(each["synthetic"])]
+def gallery(entries: list[dict[str, Any]]) -> Figure | None:
+    """Synthetic | nearest training | nearest held-out, worst first, with their distances; entries as `neighbours`."""
+    rows = [each for each in entries if len(each["synthetic"])]
     if not rows:
         return None
     count = min(TRIPLES, max(len(each["synthetic"]) for each in rows))
@@ -340,7 +337,9 @@ FIGURES: dict[str, Entry] = {
     "fidelity": Entry(charts.fidelity, say_fidelity, "Fidelity and diversity beside their controls"),
     "metric_by_budget": Entry(charts.metric_by_budget, say_metric_by_budget, "Score against real data used"),
     "multiplier": Entry(curves.multiplier, say_multiplier, "What it was worth in real data"),
-    "nearest_neighbours": Entry(nearest_neighbours, say_nearest_neighbours, "Nearest neighbours", True),
+    "nearest_neighbours": Entry(
+        lambda results: gallery(results.neighbours), say_nearest_neighbours, "Nearest neighbours", True
+    ),
     "predictors": Entry(curves.predictors, say_predictors, "Which measure predicts utility"),
     "reader": Entry(curves.reader, say_reader, "What readers saw"),
     "reliability": Entry(curves.reliability, say_reliability, "Reliability of the classifiers"),

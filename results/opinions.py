@@ -8,7 +8,6 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from results.claims import PLACEBOS
 from results.pooling import SETTING, Load, Row, Setting, compare, counterpart, generators_of, settings
 from results.statistics import (
     Floats,
@@ -22,6 +21,7 @@ from results.statistics import (
     patients_of,
     placements,
 )
+from results.tidy import PLACEBOS
 
 SETS = 6  # data sets below which the signed-rank test cannot reach 5 %
 BOOTSTRAP_SEEDS = 10  # seeds below which a bootstrap over them covers far too little

@@ -8,10 +8,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from results.claims import PLACEBOS, lower_is_better
+from results.claims import lower_is_better
 from results.pooling import SETTING, Load, Row, Setting, combine, counterpart, generators_of, images, settings
 from results.statistics import Estimate, Floats, Jackknives, averaging, difference_interval, holm, patient_covariance
-from results.tidy import Results
+from results.tidy import PLACEBOS, Results
 
 POINTS = 241  # of the grid over log m that the interval is read from
 

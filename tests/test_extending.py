@@ -25,7 +25,8 @@ from results.tidy import LOOKS, Results, headline
 
 PAGE = (Path(__file__).parents[1] / "docs/extending.md").read_text()
 NAMES: dict[str, Any] = {
-    "Callable": Callable, "Distances": np.ndarray, "Figure": Figure, "Image": Image, "Images": np.ndarray,
+    "Callable": Callable, "Distances": np.ndarray, "Exclude": privacy.neighbours.Exclude,
+    "Figure": Figure, "Image": Image, "Images": np.ndarray,
     "LOOKS": LOOKS, "Labels": np.ndarray, "Path": Path, "Probabilities": np.ndarray, "Results": Results,
     "_by_class": baselines._by_class, "headline": headline, "np": np, "panels": panels, "pd": pd,
     "tile_max_neighbours": privacy.neighbours.tile_max_neighbours,

@@ -227,6 +227,8 @@ def audit_folders(
 
     autoencoder: augury, taesd or a diffusers folder, by which the training images are sent and searched as well.
     """
+    from results.figures import gallery, rendered
+
     trip = _trip(autoencoder, size) if autoencoder else None
     files = {
         name: _files(folder) for name, folder in (("train", train), ("heldout", heldout), ("synthetic", synthetic))
@@ -249,7 +251,11 @@ def audit_folders(
     for row in result.rows:
         interval = f" ({row['low']:.3f} to {row['high']:.3f})" if "low" in row else ""
         yield f"{row['metric']:28} {row.get('group', ''):22} {row['value']:.4f}{interval}"
-    yield f"{out / 'images.csv'}: one row a synthetic image"
+    pictures = gallery([result.pairs | {"dataset": synthetic.name, "generator": ""}])
+    if pictures:
+        told = "Synthetic images that lie nearest to a training image, beside it and the nearest held-out one"
+        (out / "pairs.png").write_bytes(rendered(pictures, "png", "pairs", "augury audit", told))
+    yield f"{out / 'images.csv'}: one row a synthetic image; pairs.png: the nearest pairs"
 
 
 def _trip(autoencoder: str, size: int) -> Any:

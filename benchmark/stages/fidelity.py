@@ -12,6 +12,7 @@ from benchmark.cache import Record, write_json
 from benchmark.datasets import captions, label_codes, label_name
 from benchmark.stages import device, split, synthesize
 from benchmark.stages.train import read_autoencoder
+from generators.baselines import BASELINES
 
 INCEPTION = "inception-fid/inception_2015_12_05_fid.safetensors"  # under $AUGURY_WEIGHTS
 
@@ -76,8 +77,6 @@ def _sets(config: Record, inputs: dict[str, Path]) -> dict[str, tuple[NDArray[np
 
 def _controls(prepared: split.Prepared, train: NDArray[np.int64]) -> dict[str, NDArray[np.uint8]]:
     """As many images of each control as there are train rows, from all that is kept."""
-    from generators.baselines import BASELINES
-
     codes, _ = label_codes(prepared.train.labels[prepared.kept])
     wanted = codes[np.searchsorted(prepared.kept, train)]
     counts = np.bincount(wanted, minlength=codes.max() + 1)
@@ -91,7 +90,6 @@ PAIRS = 300
 NEIGHBOURS = 5
 LEAST = 20  # images, and half as many patients, for measures that need neighbours or two halves
 MOST = 2000  # images a judge looks at
-CONTROLS = ("class_mean", "copies", "mixup")
 
 
 def run_fidelity(config: Record, inputs: dict[str, Path], folder: Path) -> None:
@@ -113,10 +111,10 @@ def run_fidelity(config: Record, inputs: dict[str, Path], folder: Path) -> None:
         other = rng.permutation(other)
         groups = [patients[i] for i in test_rows[mine]]
         measured = _distances(test[mine], features[other], groups, config["encoder"])
-        if config["whole"] and name not in CONTROLS and n >= LEAST and len(set(groups)) >= LEAST // 2:
+        if config["whole"] and name not in BASELINES and n >= LEAST and len(set(groups)) >= LEAST // 2:
             own = [str(i) for i in other] if name == "synthetic" else [prepared.patients[i] for i in train_rows[other]]
             measured += _two_sample(test[mine], features[other], groups, own)
-        if name not in CONTROLS:
+        if name not in BASELINES:
             labels = synthesize.read(inputs["synthesize"]).labels if name == "synthetic" else prepared.train.labels
             if config["whole"] and name == "synthetic":
                 measured += _probed(prepared, inputs, features[other], labels[train_rows[other]])
@@ -177,7 +175,7 @@ def _by_class(
 def _distances(
     real: NDArray[Any], other: NDArray[Any], groups: list[str], encoder: str, *, of_class: bool = False
 ) -> list[Record]:
-    """Fréchet and kernel distance at equal n, with the interval of PROTOCOL section 3; of a set also what needs
+    """Fréchet and kernel distance at equal n, with the interval of docs/protocol.md; of a set also what needs
     neighbours."""
     from generators.fidelity import (
         frechet_distance,

@@ -113,6 +113,8 @@ def test_audit_of_folders_flags_the_planted_copy(
     assert lines[0].startswith("file,nearest,distance,threshold,flagged")
     assert len(lines) == 7
     copy = lines[4].split(",")
+    with Image.open(tmp_path / "out" / "pairs.png") as pairs:
+        assert pairs.width > 200
     assert copy[:3] == ["nested/03.png", "nested/17.png", "0.0"] and copy[4] == "True"
 
 

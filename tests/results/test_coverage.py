@@ -1,4 +1,4 @@
-"""How often the interval of a difference in AUROC holds the truth: the table of docs/results.md; `make study`.
+"""How often the interval of a difference in AUROC holds the truth: the table of docs/protocol.md; `make study`.
 
 Two arms whose classifiers are equally good on average, so that the true difference is 0: each patient is easier or
 harder for both arms and, less so, for each; seeds differ in skill. spread: the seeds' SD over the patients' SD.
