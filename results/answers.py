@@ -253,7 +253,7 @@ def _other_kinds(results: Results) -> str:
 
 
 def exposure(results: Results) -> str:
-    """What the generator had seen, and the gain where it saw only the classifier's own images."""
+    """What the generator had seen, and the gain where it saw the classifier's own images alone, or after others."""
     rows = headline(results)
     seen = set(rows["exposure"]) if len(rows) else set()
     lead = "The generator had seen all training images"
@@ -263,16 +263,24 @@ def exposure(results: Results) -> str:
     limited = plain(results, results.claims)
     keys = {(row["dataset"], row["budget"]) for row in records(rows)}
     limited = limited[(limited["arm"] == "augmented") & (limited["against"] == "real")]
-    limited = limited[(limited["exposure"] == "budget") & ~limited["generator"].isin(PLACEBOS)]
-    mine = [row for row in records(one_a_set(results, limited)) if (row["dataset"], row["budget"]) in keys]
-    if not mine:
+    limited = limited[~limited["generator"].isin(PLACEBOS)]
+    found = []
+    words = {
+        "budget": "limited to the classifier's own",
+        "transfer": "trained on other sets and then on the classifier's own",
+    }
+    for kind, text in words.items():
+        one = one_a_set(results, limited[limited["exposure"] == kind])
+        mine = [row for row in records(one) if (row["dataset"], row["budget"]) in keys]
+        if len(mine) == 1:
+            images = count(real_images(results, mine[0]["dataset"], mine[0]["budget"]))
+            bounds = interval(mine[0]["low"], mine[0]["high"], sign=True)
+            found.append(f"{text} {images} the gain was {number(mine[0]['difference'], sign=True)} ({bounds})")
+        elif mine:
+            found.append(f"{text} the gain was {_named(mine)}")
+    if not found:
         return f"{lead}; no run limited it to the classifier's own, so a gain may come from the others."
-    if len(mine) == 1:
-        images = count(real_images(results, mine[0]["dataset"], mine[0]["budget"]))
-        bounds = interval(mine[0]["low"], mine[0]["high"], sign=True)
-        gain = number(mine[0]["difference"], sign=True)
-        return f"{lead}; limited to the classifier's own {images} the gain was {gain} ({bounds})."
-    return f"{lead}; limited to the classifier's own the gain was {_named(mine)}."
+    return f"{lead}; {'; '.join(found)}."
 
 
 def verdict_of(results: Results) -> pd.DataFrame:

@@ -111,7 +111,8 @@ def _arm_legend(figure: Figure, table: pd.DataFrame, styles: dict[tuple[Any, ...
         for (generator, exposure, ratio), dashes in styles.items():
             text = f"{generator}, {exposure or 'any'} exposure, ratio {ratio:g}"
             handles.append(Line2D([], [], color="#444444", ls=dashes, label=text))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(3 if longest > 30 else 4, len(handles)))
 
 
 def _handle(key: str) -> Line2D:
