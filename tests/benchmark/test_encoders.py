@@ -75,7 +75,7 @@ def test_a_study_measures_in_every_space_that_it_names(tmp_path: Path, clip: Pat
         for row in json.loads((store.folder(cell) / "rows.json").read_text()):
             names.setdefault(str(row.get("generator", "")), set()).add(row["metric"])
             if cell.about.get("generator") == "g" and not cell.about.get("variant"):
-                keys.append((cell.about["seed"], row.get("generator"), row.get("group"), row["metric"]))
+                keys.append((cell.about.get("seed"), row.get("generator"), row.get("group"), row["metric"]))
     assert len(set(keys)) == len(keys), "spaces must not share a name"
     assert "probe_alignment" in names[""] & names["real"]
     for each in ("", "real", "copies"):

@@ -64,7 +64,8 @@ class Grid:
             self.kept[cell] = {"labels": self.labels, "probabilities": np.stack([1 - p, p], 1), "groups": self.groups,
                                "task": "multiclass", "classes": ("healthy", "ill")}  # fmt: skip
             self.rows.append({"stage": "classify", "arm": arm, "seed": seed, "backbone": "b", "group": "all",
-                              "metric": "auroc", "value": 0.5, "cell": cell, "n_train": 10} | keys)  # fmt: skip
+                              "metric": "auroc", "value": 0.5, "cell": cell,
+                              "n_train": round(1000 * keys["budget"])} | keys)  # fmt: skip
 
     def opinions(self) -> pd.DataFrame:
         cells, study = frame(self.rows), {"backbones": ["b"], "generators": {"g": {"seeds": "all"}}}
