@@ -31,7 +31,10 @@ Row = dict[str, Any]
 
 
 def answers(results: Results) -> list[str]:
-    """Utility at low data, its worth in real data, utility at full data, privacy, exposure."""
+    """Utility at low data, its worth in real data, utility at full data, privacy, exposure; where nothing stands beside
+    real data, how real the images look instead."""
+    if headline(results).empty and (seen := realism(results)):
+        return [utility(results), seen, privacy(results), exposure(results)]
     return [utility(results), worth(results), full_data(results), privacy(results), exposure(results)]
 
 
@@ -189,6 +192,20 @@ def full_data(results: Results) -> str:
     return f"At {percent(top)} of the real data (exploratory), of {sets} {does}{seen}."
 
 
+def realism(results: Results) -> str:
+    """How often a linear classifier tells synthetic images from real ones, beside its controls; empty if unknown."""
+    table = results.pooled("fidelity", "two_sample_accuracy")
+    table, parts = table[table["variant"] == ""], []
+    for row in records(table[table["generator"].isin(results.generators)].drop_duplicates("dataset")):
+        own = table[table["dataset"] == row["dataset"]].drop_duplicates("generator").set_index("generator")["value"]
+        words = {"real": "real from real", "round_trip": "the autoencoder's round trip"}
+        controls = [f"{text} {percent(own[name], 0)}" for name, text in words.items() if name in own]
+        told = ", ".join([_percents(row), *controls])
+        parts.append(f"{percent(row['value'], 0)} of {row['dataset']} ({told})")
+    lead = "A linear classifier of features told real from synthetic images in"
+    return f"{lead} {listed(parts)}; 50\u00a0% would be chance." if parts else ""
+
+
 def privacy(results: Results) -> str:
     """Excess copies and the audit's power."""
     rows = records(results.pooled("audit", "excess_copies"))
@@ -257,6 +274,9 @@ def exposure(results: Results) -> str:
     rows = headline(results)
     seen = set(rows["exposure"]) if len(rows) else set()
     lead = "The generator had seen all training images"
+    if not seen:  # nothing stands beside real data: what was audited tells
+        audited = results.pooled("audit", "copies_called")
+        seen = set(audited[audited["generator"].isin(results.generators)]["exposure"])
     if "full" not in seen:
         return "The generator saw only the classifier's own real images." if "budget" in seen else (
             "No generator was trained in this study, so there is no exposure to account for.")  # fmt: skip

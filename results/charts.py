@@ -112,7 +112,7 @@ def _arm_legend(figure: Figure, table: pd.DataFrame, styles: dict[tuple[Any, ...
             text = f"{generator}, {exposure or 'any'} exposure, ratio {ratio:g}"
             handles.append(Line2D([], [], color="#444444", ls=dashes, label=text))
     longest = max(len(str(handle.get_label())) for handle in handles)
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(3 if longest > 30 else 4, len(handles)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=_columns(figure, longest, len(handles)))
 
 
 def _handle(key: str) -> Line2D:
@@ -120,6 +120,11 @@ def _handle(key: str) -> Line2D:
     line = "none" if key in PLACEBOS else "-"
     face = shape.colour if shape.filled else "white"
     return Line2D([], [], color=shape.colour, marker=shape.marker, mfc=face, ls=line, label=shape.label)
+
+
+def _columns(figure: Figure, longest: int, entries: int) -> int:
+    """Columns of a legend whose longest entry has so many letters, so that it is no wider than the figure."""
+    return int(np.clip(figure.get_figwidth() / (0.075 * longest + 0.5), 1, min(4, entries)))
 
 
 def _legend_order(key: str) -> tuple[bool, bool, str]:
@@ -230,7 +235,8 @@ def distance_histogram(results: Results) -> Figure | None:
                 label=f"planted: {kind.replace('_', ' ')}")
           for kind, c in _planted(results.distances).items()),
     ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    figure.legend(handles=handles, loc="outside lower center", ncols=_columns(figure, longest, len(handles)))
     return figure
 
 

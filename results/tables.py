@@ -100,7 +100,7 @@ AUDIT_KEYS = ["dataset", "generator", "exposure", "budget", "variant"]
 def privacy(results: Results) -> pd.DataFrame:
     """The audit: excess copies, called by both controls or by the query control alone, its level, the bank control,
     and membership beside what one tells who never saw the generator."""
-    return widened(_audited(results, "all"), AUDIT_KEYS, AUDITED, ("n",))
+    return widened(_audited(results, "all"), AUDIT_KEYS, AUDITED, ("n",)).rename(columns={"n": "images"})
 
 
 def power(results: Results) -> pd.DataFrame:
@@ -110,8 +110,9 @@ def power(results: Results) -> pd.DataFrame:
     wide = widened(table, [*AUDIT_KEYS, "group"], names, ("n",)).rename(columns={"group": "planted"})
     if len(wide):
         most = wide[names].fillna(-1.0).idxmax(axis=1)
-        wide["most"] = [f"{heading(str(name))} {percent(wide.at[i, name], 0)}" for i, name in most.items()]
-    return wide
+        found = [f"{heading(str(name))} {percent(wide.at[i, name], 0)}" for i, name in most.items()]
+        wide.insert(list(wide.columns).index("planted") + 1, "most", found)
+    return wide.rename(columns={"n": "images"})
 
 
 def measures(results: Results) -> pd.DataFrame:
@@ -120,7 +121,7 @@ def measures(results: Results) -> pd.DataFrame:
     table = table[~table["group"].str.startswith("planted=") & ~table["metric"].isin(AUDITED)]
     table = table[table["seed"].isna() & (table["status"] == "ok")]
     columns = [*AUDIT_KEYS, "metric", "group", "value", "low", "high", "n"]
-    return table[columns].sort_values(columns[:7], kind="stable", ignore_index=True)
+    return table[columns].sort_values(columns[:7], kind="stable", ignore_index=True).rename(columns={"n": "images"})
 
 
 def _audited(results: Results, group: str) -> pd.DataFrame:

@@ -139,3 +139,14 @@ def test_what_one_search_alone_finds_is_told_and_leaves_h3_open(results: Results
     study = made(results, rows)
     assert rules.distinct(study).verdict == ("undecided" if told else "supported")
     assert ("d 60\u00a0% (mirrored)" in answers.privacy(study)) == told
+
+
+def test_a_study_without_real_arms_says_how_real_the_images_look(results: Results) -> None:
+    keys = {"stage": "fidelity", "dataset": "d", "exposure": "full", "group": "all", "metric": "two_sample_accuracy"}
+    rows = [keys | {"generator": name, "value": value, "low": value - 0.02, "high": value + 0.02}
+            for name, value in (("all", 0.96), ("real", 0.48), ("round_trip", 0.92))]  # fmt: skip
+    rows += [keys | {"stage": "audit", "metric": "copies_called", "generator": "all", "value": 0.0}]
+    found = [text.replace("\u00a0", " ") for text in answers.answers(made(results, rows))]
+    assert len(found) == 4 and "real from synthetic images in 96 % of d (95 % interval 94 % to 98 %" in found[1]
+    assert "real from real 48 %, the autoencoder's round trip 92 %" in found[1]
+    assert found[3].startswith("The generator had seen all training images")
