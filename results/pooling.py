@@ -194,7 +194,7 @@ def pool_seeds(table: pd.DataFrame) -> list[Row]:
 
 def never_certain(metric: str, n: Any, bounds: Row) -> Row:
     """No copy among n images leaves up to 3/n possible (exact one-sided 95 % bound), however many seeds agree."""
-    if metric == "excess_copies" and bounds.get("high") == 0 and not missing(n):
+    if metric.endswith("excess_copies") and bounds.get("high") == 0 and not missing(n):
         return bounds | {"high": 1 - 0.05 ** (1 / int(n))}
     return bounds
 
