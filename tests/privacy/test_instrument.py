@@ -189,7 +189,8 @@ def test_every_kind_of_copy_is_found_by_some_measure(capsys: pytest.CaptureFixtu
         print()
         for kind, by in found.items():
             print(f"{kind:26}", "  ".join(f"{name} {value:.0%}" for name, value in by.items()))
-    assert {kind: max(by.values()) for kind, by in found.items() if max(by.values()) < 0.95} == {}
+    copies = {kind: max(by.values()) for kind, by in found.items() if "same_patient" not in kind}  # those are no copies
+    assert len(copies) == 10 and min(copies.values()) >= 0.95, copies
 
 
 @pytest.mark.study
