@@ -162,13 +162,7 @@ class Planner:
             config: Record = source | {"images": study.fidelity.images}
             told = {"whole": place == 0} | (aligned if place == 0 else {})
 
-            def features(
-                of: str,
-                sources: dict[str, Cell],
-                about: Record,
-                config: Record = config,
-                own: bool = encoder == "real_classifier",
-            ) -> Cell:
+            def features(of: str, sources: dict[str, Cell], about: Record, config: Record = config) -> Cell:
                 inputs = {key: cell for key, cell in sources.items() if key != "judge"}
                 inputs = inputs if "synthesize" in inputs else {"split": split} | inputs
                 inputs |= judge | {"split": split} if config["encoder"] == "real_classifier" else {}

@@ -5,6 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from benchmark.cache import Cell
+from benchmark.exporting import audit_lines
 from benchmark.phantoms import draw
 from benchmark.splits import thumbnails
 from benchmark.stages.audit import embedded
@@ -87,3 +89,14 @@ def test_a_bank_of_one_image_and_images_of_odd_sides_are_audited() -> None:
                for each in (own, heldout)]  # fmt: skip
         found = measured(audit(cut[0].images[:12], *cut))
         assert found["excess_copies"] > 0.5
+
+
+@pytest.mark.parametrize(("p", "told"), [(0.001, True), (0.04, False)])
+def test_a_card_tells_what_one_search_alone_finds(p: float, told: bool) -> None:
+    """Corrected over the searches, as on the page."""
+    rows = [{"metric": "excess_copies", "value": 0.0, "low": 0.0, "high": 0.0, "n": 100}]
+    rows += [{"metric": f"{name}_excess_copies", "value": 0.6, "low": 0.1, "high": 0.7, "n": 100}
+             for name in ("tile_max", "mirrored")]  # fmt: skip
+    rows += [{"metric": "tile_max_p", "value": 1.0}, {"metric": "mirrored_p", "value": p}]
+    lines = audit_lines(rows, Cell("synthesize", 1, {}, {}, 1, {}))
+    assert any("mirrored 60.0%" in line for line in lines) == told and not any("tile max" in line for line in lines)
