@@ -74,23 +74,18 @@ def synthesize(
     prompts: Annotated[Path | None, typer.Option(help="A file with one prompt a line.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image; the next has seed + 1.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the images of --prompt and --prompts.")] = Path("synthetic"),
+    generator: Annotated[str | None, typer.Option(help="Which draws the prompts; default the first.")] = None,
 ) -> None:
     """Draw a study's sets, or free prompts. Example: augury synthesize quick --prompt "blood smear" --out x"""
-    from benchmark.cache import BadInput
+    from benchmark.stages.synthesize import draw_prompts, prompted, read_prompts
 
-    if prompts is not None and not prompts.is_file():
-        raise BadInput(f"--prompts {prompts} is not a file")
-    texts = [
-        *(prompt or []),
-        *(line for line in (prompts.read_text().splitlines() if prompts else []) if line.strip()),
-    ]
-    stage = "train" if texts else "synthesize"
-    code = _run(study, set_, home, name, None, None, stage)
+    texts = read_prompts(prompt or [], prompts)
+    if texts:
+        loaded, store, cells = _load(study, set_, home, name)
+        prompted(loaded, cells, generator)
+    code = _run(study, set_, home, name, None, None, "train" if texts else "synthesize")
     if texts and not code:
-        from benchmark.exporting import draw_prompts
-
-        _, store, cells = _load(study, set_, home, name)
-        draw_prompts(cells, store, texts, seed, out)
+        draw_prompts(loaded, cells, store, texts, seed, out, generator)
         typer.echo(f"{len(texts)} images in {out}")
     raise typer.Exit(code)
 
@@ -130,12 +125,12 @@ def audit(
 
 def report(study: StudyArg, set_: SetOption = None, home: HomeOption = None, name: NameOption = None) -> None:
     """Redraw tables, figures and report from finished cells. Example: augury report quick"""
+    from benchmark.reporting import write_report
     from benchmark.running import claim_name
 
-    loaded, store, cells = _load(study, set_, home, name)
+    loaded, store, cells = _load(study, set_, home, name, ran=True)
     claim_name(store.home / loaded.name, loaded)
-    failed = _report(loaded, store, cells)
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(1 if write_report(loaded, store, cells) else 0)
 
 
 def figure(
@@ -147,8 +142,11 @@ def figure(
 ) -> None:
     """Redraw one figure from finished cells. Example: augury figure metric_by_budget quick"""
     from benchmark.reporting import redraw
+    from benchmark.running import claim_name
 
-    typer.echo(f"{redraw(figure_name, *_load(study, set_, home, name)) / figure_name}.{{pdf,png,svg}}")
+    loaded, store, cells = _load(study, set_, home, name, ran=True)
+    claim_name(store.home / loaded.name, loaded)
+    typer.echo(f"{redraw(figure_name, loaded, store, cells) / figure_name}.{{pdf,png,svg}}")
 
 
 def compare(
@@ -156,24 +154,28 @@ def compare(
     b: Annotated[str, typer.Argument(metavar="B", help="Another run, compared with the first.")],
     metric: Annotated[str, typer.Option(help="A metric of the tidy table.")] = "auroc",
     tolerance: Annotated[float, typer.Option(min=0, help="By how much B may be worse.")] = 0.01,
+    generators: Annotated[
+        list[str] | None, typer.Option(metavar="A=B", help="Set A's generator beside B's; may be repeated.")
+    ] = None,
     home: HomeOption = None,
     out: Annotated[Path | None, typer.Option(help="Write the differences to this CSV as well.")] = None,
 ) -> None:
-    """Compare two runs cell by cell; exit code 1 where B is worse. Example: augury compare old/quick new/quick"""
+    """Compare two runs cell by cell; exit code 1 where B is worse or failed. Example: augury compare old new"""
     from benchmark.cache import BadInput
-    from results.claims import compare_runs, lines, worse
+    from results.claims import comparison, matched
 
+    one, two = _results(a, home), _results(b, home)
+    if wrong := [each for each in generators or [] if each.count("=") != 1]:
+        raise BadInput(f"--generators {wrong[0]!r} given; allowed: A=B, a generator of each run")
+    named = dict(each.split("=") for each in generators) if generators else matched(one, two)
     try:
-        table = compare_runs(_results(a, home), _results(b, home), metric)
+        table, told, lost = comparison(one, two, metric, tolerance, named)
     except ValueError as error:
         raise BadInput(f"compare: {error}") from None
-    for line in lines(table, metric):
-        typer.echo(line)
     if out is not None:
         table.to_csv(out, index=False, lineterminator="\n")
-    lost = worse(table, metric, tolerance)
-    typer.echo(f"{len(table)} shared settings; {metric} is worse by more than {tolerance:g} in {len(lost)}")
-    raise typer.Exit(1 if len(lost) else 0)
+    typer.echo("\n".join(told))
+    raise typer.Exit(1 if lost else 0)
 
 
 def export(
@@ -186,7 +188,7 @@ def export(
     """Write a study's synthetic sets and generators with their cards. Example: augury export quick out"""
     from benchmark.exporting import export_sets
 
-    _, store, cells = _load(study, set_, home, name)
+    _, store, cells = _load(study, set_, home, name, ran=True)
     for line in export_sets(cells, store, folder):
         typer.echo(line)
 
@@ -195,14 +197,14 @@ def status(study: StudyArg, set_: SetOption = None, home: HomeOption = None, nam
     """Print how far a study is, and why cells failed. Example: augury status quick"""
     from benchmark.running import progress_lines
 
-    _, store, cells = _load(study, set_, home, name)
+    _, store, cells = _load(study, set_, home, name, ran=True)
     for line in progress_lines(cells, store):
         typer.echo(line)
 
 
 def verify(study: StudyArg, set_: SetOption = None, home: HomeOption = None, name: NameOption = None) -> None:
     """Re-hash every finished artefact of a study. Example: augury verify quick"""
-    _, store, cells = _load(study, set_, home, name)
+    _, store, cells = _load(study, set_, home, name, ran=True)
     finished = [cell for cell in cells if store.record(cell)]
     for cell in finished:
         store.verify(cell)
@@ -226,7 +228,7 @@ def reader_export(
     """Write one offline page for readers, and its key. Example: augury reader-study export quick --out study.html"""
     from benchmark.exporting import reader_page
 
-    loaded, store, cells = _load(study, set_, home, name)
+    loaded, store, cells = _load(study, set_, home, name, ran=True)
     key, sets = reader_page(loaded, cells, store, real, synthetic, seed, out)
     typer.echo(
         f"{out}: {real} real and {synthetic} synthetic pictures of {sets} data sets; keep {key} from the readers"
@@ -247,7 +249,7 @@ def reader_score(
     from benchmark.reporting import Reporter
     from benchmark.running import claim_name
 
-    loaded, store, cells = _load(study, set_, home, name)
+    loaded, store, cells = _load(study, set_, home, name, ran=True)
     folder = store.home / loaded.name
     claim_name(folder, loaded)
     keep_answers(loaded.name, folder, key, answers)
@@ -277,19 +279,29 @@ def _results(run: str, home: Path | None) -> "pd.DataFrame":
 
 
 def _load(
-    source: str, overrides: list[str] | None, home: Path | None, name: str | None
+    source: str, overrides: list[str] | None, home: Path | None, name: str | None, *, ran: bool = False
 ) -> "tuple[Study, Store, list[Cell]]":
     from benchmark.plan import plan as make_plan
 
-    study, store = _study(source, overrides, home, name)
+    study, store = _study(source, overrides, home, name, ran=ran)
     return study, store, make_plan(study)
 
 
-def _study(source: str, overrides: list[str] | None, home: Path | None, name: str | None) -> "tuple[Study, Store]":
+def _study(
+    source: str, overrides: list[str] | None, home: Path | None, name: str | None, *, ran: bool = False
+) -> "tuple[Study, Store]":
+    """A study by file, by preset, or by the name under which the home has it.
+
+    ran: the command reads what was run, so the home's own study comes before a preset of that name.
+    """
     from benchmark.cache import Store
-    from benchmark.study import load_study
+    from benchmark.study import load_study, presets
 
     root = home or Path(os.environ.get("AUGURY_HOME") or "runs")
+    kept = root / source / "study.yaml"
+    first = (ran and not overrides and name is None) or source not in presets()
+    if first and not Path(source).is_file() and kept.is_file():
+        source = str(kept)
     return load_study(source, overrides, name), Store(root.resolve())
 
 
@@ -299,6 +311,7 @@ def _run(
 ) -> int:  # fmt: skip
     from benchmark.cache import BadInput
     from benchmark.plan import ORDER
+    from benchmark.reporting import write_report
     from benchmark.running import BACKENDS, Told, claim_name, needed, run_cells, save_study
 
     if backend is not None and backend not in BACKENDS:
@@ -310,22 +323,16 @@ def _run(
     folder = store.home / study.name
     claim_name(folder, study)
     store.check_writable()
-    save_study(folder, study)
+    save_study(folder, study, sys.argv)
     wanted = needed(cells, only) if only else cells
     with Told(len({cell.digest for cell in wanted if store.record(cell) is None}), sys.stderr) as told:
         failed = run_cells(wanted, store, backend or study.backend, workers or os.cpu_count() or 1, told)
     if only is None:
-        _report(study, store, cells)
+        write_report(study, store, cells)
         typer.echo(f"report: {folder / 'report' / 'index.html'}")
     for cell in failed[:5]:
         print(f"augury: failed: {cell.name}: {store.error(cell)}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _report(study: "Study", store: "Store", cells: "list[Cell]") -> int:
-    from benchmark.reporting import write_report
-
-    return write_report(study, store, cells)
 
 
 def _check_backbones(study: "Study") -> None:

@@ -1,4 +1,4 @@
-"""What leaves a study: its sets as image folders, pictures of free prompts, a page for a reader study."""
+"""What leaves a study: its sets and generators with their cards, a page for a reader study."""
 
 import csv
 import json
@@ -22,8 +22,7 @@ NOTICE = (
     "Synthetic images, drawn by a model that was trained on the set named here. They may resemble its training "
     "images; read the audit before you share them, and keep to the licence of the source."
 )
-
-
+COLUMNS = ("file_name", "caption", "class", "seed", "guidance", "generator")  # generator: its cell's digest
 LIMITS = (
     "Made for measuring, not for care: no image shows a patient, and none may be used to diagnose or to teach what a "
     "disease looks like without a physician's judgement.",
@@ -44,14 +43,19 @@ def export_sets(cells: list[Cell], store: Store, folder: Path) -> Iterator[str]:
     if folder.exists() and any(folder.iterdir()):
         raise BadInput(f"export: {folder} is not empty; give a new folder")
     audits = {cell.inputs["synthesize"].digest: cell for cell in cells if cell.stage == "audit" and store.record(cell)}
+    told: dict[str, list[str]] = {}  # by generator: what the audits of its sets say
     for cell in drawn:
         name = _name(cell, ("dataset", "generator", "exposure", "budget", "seed", "variant"))
         audit = audits.get(cell.digest)
         found = audit_lines(json.loads((store.verify(audit) / "rows.json").read_text()), cell) if audit else []
+        told.setdefault(cell.inputs["train"].digest, []).extend(f"{cell.about['dataset']}: {line}" for line in found)
         yield f"{_export(cell, store, folder / name, found)} images in {folder / name}"
-    for cell in {cell.inputs["train"].digest: cell.inputs["train"] for cell in drawn}.values():
-        place = folder / "generators" / _name(cell, ("dataset", "generator", "exposure", "budget", "seed"))
-        _export_generator(cell, store, place)
+    for cell in {cell.inputs["train"].digest: cell for cell in drawn}.values():
+        trained = cell.inputs["train"]
+        place = folder / "generators" / _name(trained, ("dataset", "generator", "exposure", "budget", "seed"))
+        if place.exists():  # two generators of one name, as of two image types
+            place = place.with_name(f"{place.name}-{trained.digest[:8]}")
+        _export_generator(cell, store, place, told[trained.digest])
         yield f"generator in {place}"
 
 
@@ -73,25 +77,38 @@ def _export(cell: Cell, store: Store, folder: Path, audit: list[str]) -> int:
         file = Path(folder_name(label)) / f"{i:06d}.png"
         (folder / file.parent).mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / file)
-        rows.append([file.as_posix(), label, drawn.captions[i], int(drawn.seeds[i]), guidance, generator])
+        rows.append([file.as_posix(), drawn.captions[i], label, int(drawn.seeds[i]), guidance, generator])
     with (folder / "metadata.csv").open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerows([["file_name", "label", "text", "seed", "guidance", "generator"], *rows])
+        writer.writerows([[*COLUMNS], *rows])
     source = {key: facts[key] for key in ("name", "licence", "citation", "image_type")}
     write_json(folder / "card.json", {"source": source, "cell": cell.digest, "config": cell.config, "notice": NOTICE})
-    (folder / "LICENCE.txt").write_text(f"{NOTICE}\n\nLicence of the source {card.name}: {card.licence}\n")
-    (folder / "README.md").write_text(_set_card(card, cell, len(rows), audit), encoding="utf-8")
-    write_json(folder / "croissant.json", croissant(folder.name, card, sha256(folder / "metadata.csv")))
+    sources = _sources(cell.inputs["train"], store)
+    (folder / "LICENCE.txt").write_text("\n".join([NOTICE, "", "The generator learnt from:", *sources]) + "\n")
+    (folder / "README.md").write_text(_set_card(card, cell, len(rows), audit, sources), encoding="utf-8")
+    write_json(folder / "croissant.json", croissant(folder.name, card, sources, sha256(folder / "metadata.csv")))
     return len(rows)
 
 
-def _export_generator(cell: Cell, store: Store, folder: Path) -> None:
-    """The diffusers folder as it is, with a card; its sources are the splits that it was trained on."""
-    shutil.copytree(store.verify(cell) / "pipeline", folder)
-    chain = [cell] + ([cell.inputs["start"]] if "start" in cell.inputs else [])
+def _sources(trained: Cell, store: Store) -> list[str]:
+    """A line for each set that any part of a generator learnt from, and for a model that it was begun from."""
+    chain, lines = [trained], []
+    while "start" in chain[-1].inputs:
+        chain.append(chain[-1].inputs["start"])
+    for cell in chain:
+        if "source" in cell.config:
+            lines.append(f"- {cell.config['source']}, a model made elsewhere: its own licence holds as well.")
     splits = {each.digest: each for one in chain for role, each in one.inputs.items() if role.startswith("split")}
-    sources = [Card.of(json.loads((store.verify(each) / "card.json").read_text())) for each in splits.values()]
+    cards = [Card.of(json.loads((store.verify(each) / "card.json").read_text())) for each in splits.values()]
+    return [*map(_source, cards), *lines]
+
+
+def _export_generator(drawn: Cell, store: Store, folder: Path, audit: list[str]) -> None:
+    """The diffusers folder as it is, with a card; drawn: one of its sets, which tells how it samples."""
+    cell = drawn.inputs["train"]
+    shutil.copytree(store.verify(cell) / "pipeline", folder)
     recipe = {key: value for key, value in cell.config.items() if value not in (None, False, "")}
+    recipe |= {key: drawn.config.get(key) for key in ("guidance", "steps", "scheduler")}
     text = ["---", "library_name: diffusers", "pipeline_tag: text-to-image", "license: other", "---", ""]
     text += [
         f"# Generator {cell.about.get('generator', '')} ({cell.about.get('exposure', '')} exposure)",
@@ -99,11 +116,23 @@ def _export_generator(cell: Cell, store: Store, folder: Path) -> None:
         NOTICE,
         "",
     ]
-    text += ["## Sources", "", *map(_source, sources), "", "## Recipe", "", *_listed(recipe), "", *_limits()]
+    text += [
+        "## Sources",
+        "",
+        *_sources(cell, store),
+        "",
+        "## Recipe",
+        "",
+        *_listed(recipe),
+        "",
+        "## Privacy audit",
+        "",
+    ]
+    text += [*(f"- {line}" for line in audit or ["Not audited."]), "", *_limits()]
     (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
 
 
-def _set_card(card: Card, cell: Cell, n: int, audit: list[str]) -> str:
+def _set_card(card: Card, cell: Cell, n: int, audit: list[str], sources: list[str]) -> str:
     """A Markdown card as the hub shows it."""
     recipe = {key: cell.about.get(key) for key in ("generator", "exposure", "budget", "seed")}
     recipe |= {key: cell.config.get(key) for key in ("guidance", "steps", "scheduler", "size", "filter", "privacy")}
@@ -120,6 +149,7 @@ def _set_card(card: Card, cell: Cell, n: int, audit: list[str]) -> str:
         "",
     ]
     text += ["## Source", "", _source(card), f"- Classes: {', '.join(card.classes)}"]
+    text += [f"- The generator learnt from {len(sources)} sources, whose licences hold as well:", *sources]
     text += [f"- Caveats: {card.caveats}"] if card.caveats else []
     text += ["", "## How it was drawn", "", *_listed(recipe), "", "## Privacy audit", ""]
     text += [*(f"- {line}" for line in audit or ["Not audited."]), "", *_limits()]
@@ -166,7 +196,7 @@ def audit_lines(rows: list[Record], cell: Cell) -> list[str]:
     return lines
 
 
-def croissant(name: str, card: Card, digest: str) -> Record:
+def croissant(name: str, card: Card, sources: list[str], digest: str) -> Record:
     """Croissant 1.0 metadata (mlcommons.org/croissant) of an exported set; digest: sha256 of its metadata.csv."""
     prefixed = (
         "citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet", "format",
@@ -180,7 +210,7 @@ def croissant(name: str, card: Card, digest: str) -> Record:
         "data": {"@id": "cr:data", "@type": "@json"}, "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
         "examples": {"@id": "cr:examples", "@type": "@json"},
     }  # fmt: skip
-    fields = {"file_name": "sc:Text", "label": "sc:Text", "text": "sc:Text", "seed": "sc:Integer"}
+    fields = {"file_name": "sc:Text", "caption": "sc:Text", "class": "sc:Text", "seed": "sc:Integer"}
     records = [
         {"@type": "cr:Field", "@id": f"images/{key}", "name": key, "dataType": kind,
          "source": {"fileObject": {"@id": "metadata.csv"}, "extract": {"column": key}}}
@@ -194,7 +224,8 @@ def croissant(name: str, card: Card, digest: str) -> Record:
         "@context": context | {key: f"cr:{key}" for key in prefixed},
         "@type": "sc:Dataset", "name": name, "conformsTo": "http://mlcommons.org/croissant/1.0",
         "description": f"Synthetic images after {card.name} ({card.image_type}). {NOTICE}",
-        "license": f"As the source, {card.name}: {card.licence}", "citeAs": card.citation or card.name,
+        "license": f"As the sources: {'; '.join(line.removeprefix('- ') for line in sources)}",
+        "citeAs": card.citation or card.name,
         "version": "1.0.0", "datePublished": date.today().isoformat(), "distribution": [table, pictures],
         "recordSet": [{"@type": "cr:RecordSet", "@id": "images", "name": "images", "field": records}],
     }  # fmt: skip
@@ -274,30 +305,3 @@ def _json(file: Path) -> Any:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise BadInput(f"reader-study: {file} cannot be read as JSON: {error}") from None
-
-
-def draw_prompts(cells: list[Cell], store: Store, prompts: list[str], seed: int, out: Path) -> None:
-    """Draw free prompts with the study's first generator; image i has seed + i."""
-    from PIL import Image
-
-    from benchmark.running import quiet
-    from generators.latent_diffusion import load_pipeline, sample
-
-    trained = next((cell for cell in cells if cell.stage == "train"), None)
-    drawn = next((cell for cell in cells if cell.stage == "synthesize" and "train" in cell.inputs), None)
-    if trained is None or drawn is None:
-        raise BadInput("synthesize: the study has no generator")
-    quiet()
-    out.mkdir(parents=True, exist_ok=True)
-    config, seeds = drawn.config, [seed + i for i in range(len(prompts))]
-    pipeline = load_pipeline(store.verify(trained) / "pipeline")
-    images = sample(
-        pipeline, prompts, seeds, size=config["size"], steps=config["steps"], guidance=config["guidance"],
-        batch=config["batch"],
-    )  # fmt: skip
-    with (out / "metadata.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["file_name", "text", "seed"])
-        for i, image in enumerate(images):
-            Image.fromarray(image).save(out / f"{i:06d}.png")
-            writer.writerow([f"{i:06d}.png", prompts[i], seeds[i]])

@@ -179,8 +179,9 @@ class Lineage:
             return Cell("autoencoder", VERSIONS["autoencoder"], config, {}, threads, about)
         assert inputs is not None and sight is not None
         config = autoencoder_source(self.study.autoencoder) | sight.config() | {"resolution": generator.resolution}
-        seen = 0 if generator.dp_epsilon else self.study.decoder_images_seen
-        config |= {"size": self.study.size, "images_seen": seen // 4 if before else seen}
+        own = generator.decoder_images_seen
+        seen = 0 if generator.dp_epsilon else self.study.decoder_images_seen if own is None else own
+        config |= {"size": self.study.size, "images_seen": seen // 4 if before else seen, "balance": generator.balance}
         config |= {"private": True} if generator.dp_epsilon else {}
         if sight.exposure == "full" and generator.data_share < 1:
             config |= {"data_share": generator.data_share, "seed_of_model": about_seed}

@@ -50,6 +50,7 @@ class Generator(Frozen):
     unconditional: bool = False  # no captions; feeds no classifier, only fidelity and audit
     images_seen: Count | None = None  # images; the length of training, or
     epochs: Annotated[float, Field(gt=0)] | None = None  # passes over what it may see
+    decoder_images_seen: Annotated[int, Field(ge=0)] | None = None  # of its decoder's tuning; None = the study's
     transfer_images_seen: Count = 12_800  # images, of fine-tuning under exposure transfer
     batch: Count = 128  # images a step
     micro_batch: Count | None = None  # images in memory at once; None = the batch
@@ -114,7 +115,8 @@ class Generator(Frozen):
 
     def training(self) -> dict[str, Any]:
         """The fields that training depends on."""
-        elsewhere = {"train_on", "seeds", "images", "checkpoint", "start", "transfer_images_seen"}
+        elsewhere = {"train_on", "seeds", "images", "checkpoint", "start"}
+        elsewhere |= {"transfer_images_seen", "decoder_images_seen"}
         private = {"dp_epsilon", "dp_delta", "dp_clip"} if self.dp_epsilon is None else set()
         return self.model_dump(exclude=elsewhere | private)
 

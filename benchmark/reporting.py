@@ -29,7 +29,7 @@ from results.worth import dose_rows, multiplier_rows
 
 COSTS = (
     "stage", "dataset", "generator", "exposure", "arm", "budget", "seed", "cell", "seconds", "cpu_seconds",
-    "peak_memory_mb", "device",
+    "images", "peak_memory_mb", "gpu_memory_mb", "device",
 )  # fmt: skip
 SHOWN = 6  # images of a set in the sample grid
 
@@ -208,16 +208,26 @@ class Reporter:
     def costs(self) -> Iterator[Record]:
         for cell in self.done:
             record = self.store.record(cell) or {}
-            facts = {key: record.get(key) for key in ("seconds", "cpu_seconds", "peak_memory_mb", "device")}
+            names = ("seconds", "cpu_seconds", "peak_memory_mb", "gpu_memory_mb", "device")
+            facts = {key: record.get(key) for key in names} | {"images": self.images_trained_on(cell)}
             about = {
                 key: cell.about.get(key, "") for key in ("dataset", "generator", "exposure", "arm", "budget", "seed")
             }
             yield {"stage": cell.stage} | about | {"cell": cell.digest} | facts
 
+    def images_trained_on(self, cell: Cell) -> int | None:
+        """Images that training saw, repeats counted; None for a stage that trains nothing."""
+        if cell.stage == "train":
+            seen = json.loads((self.store.verify(cell) / "loss.json").read_text()).get("images_seen")
+            return None if seen is None else int(seen)
+        if cell.stage == "classify":
+            return int(cell.config["steps"] * cell.config["batch"])
+        return int(cell.config.get("images_seen") or 0) or None if cell.stage == "autoencoder" else None
+
     def manifest(self) -> Record:
         return {
             "study": self.study.name,
-            "command": f"augury run {self.study.name}",
+            "commands": self.commands(),
             "seeds": list(range(self.study.seeds)),
             "versions": versions(),
             "cells": {cell.digest: cell.stage for cell in self.cells},
@@ -225,6 +235,12 @@ class Reporter:
             "finished": len(self.done),
             "missing": {cell.digest: self.store.error(cell) or "not run" for cell in self.missing},
         }
+
+    def commands(self) -> list[str]:
+        """The command by which the study was run last, and the one that redraws its report."""
+        file = self.folder / "command.json"
+        given = json.loads(file.read_text())["command"] if file.is_file() else f"augury run {self.study.name}"
+        return [given, f"augury report {self.study.name}"]
 
     def shared_images(self) -> list[str]:
         """Pictures that sets have in common, where a generator goes from some sets to another."""
@@ -278,16 +294,13 @@ class Reporter:
 
     def samples(self) -> Iterator[Record]:
         for cell in self.generated():
-            prepared, drawn = (
-                self.prepared(cell.inputs["split"].digest),
-                synthesize.read(self.store.verify(cell)),
-            )
+            prepared, drawn = self.prepared(cell.inputs["split"].digest), synthesize.read(self.store.verify(cell))
             rng = np.random.default_rng(0)
             chosen = rng.permutation(len(drawn.images))[:SHOWN]
             real = [_like(prepared, drawn.labels[i], rng) for i in chosen]
             yield {
                 "dataset": cell.about["dataset"], "image_type": cell.about["image_type"],
-                "generator": cell.about["generator"], "caption": drawn.captions[chosen[0]],
+                "specialty": cell.about["specialty"], "generator": cell.about["generator"],
                 "captions": [drawn.captions[i] for i in chosen], "real": prepared.train.images[real],
                 "synthetic": drawn.images[chosen], "seed": cell.about["seed"],
             }  # fmt: skip

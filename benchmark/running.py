@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import shlex
 import shutil
 import time
 import traceback
@@ -19,9 +20,9 @@ from typing import Any, TextIO
 import yaml
 from pydantic import ValidationError
 
-from benchmark.cache import BadInput, Cell, Record, Store
+from benchmark.cache import BadInput, Cell, Record, Store, write_json
 from benchmark.plan import ORDER
-from benchmark.stages import stage
+from benchmark.stages import forget_peak, peak_mb, stage
 from benchmark.study import Study
 
 Job = tuple[int, tuple[Any, ...]]
@@ -228,6 +229,7 @@ def run_one(home: str, cell: Cell) -> tuple[str, str, int]:
         try:
             quiet()
             set_threads(cell.threads)
+            forget_peak()
             stage(cell.stage)(cell.config, {role: store.folder(item) for role, item in cell.inputs.items()}, folder)
             store.finish(cell, _facts(start, cpu))
         except BadInput as error:
@@ -272,15 +274,13 @@ def _clear(folder: Path) -> None:
 
 
 def _facts(start: float, cpu: float) -> Record:
-    import resource
-
     import torch
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "seconds": round(time.monotonic() - start, 3),
         "cpu_seconds": round(time.process_time() - cpu, 3),
-        "peak_memory_mb": round(peak, 1),
+        "peak_memory_mb": round(peak_mb(), 1),
+        "gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20, 1) if torch.cuda.is_available() else None,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "versions": versions(),
     }
@@ -319,9 +319,10 @@ def claim_name(folder: Path, study: Study) -> None:
         raise BadInput(f"{folder} holds a different study named {study.name!r}; give this one another --name")
 
 
-def save_study(folder: Path, study: Study) -> None:
-    """Write the resolved study, from which it can be run again."""
+def save_study(folder: Path, study: Study, arguments: list[str]) -> None:
+    """Write the resolved study, from which it can be run again, and the command that was given (sys.argv)."""
     folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "command.json", {"command": shlex.join(["augury", *arguments[1:]])})
     partial = folder / "study.yaml.partial"
     partial.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
     os.replace(partial, folder / "study.yaml")

@@ -124,6 +124,7 @@ def tune_decoder(
     features: Features,
     *,
     images_seen: int,
+    weights: NDArray[np.float64] | None = None,
     batch: int = 32,
     learning_rate: float = 1.5e-3,
     seed: int = 0,
@@ -131,7 +132,8 @@ def tune_decoder(
 ) -> list[float]:
     """Tune the decoder in place on images uint8 [N, H, W, 3], the encoder frozen; returns the loss of each step.
 
-    Loss: 0.5 L1 + 0.5 (normalised feature maps + Gram matrices), random left-right flips, AdamW, cosine.
+    weights float64 [N]: the probability of each image (None = all alike). Loss: 0.5 L1 + 0.5 (normalised feature maps +
+    Gram matrices), random left-right flips, AdamW, cosine.
     """
     device = next(model.parameters()).device
     rng = np.random.default_rng(seed)
@@ -144,7 +146,7 @@ def tune_decoder(
     losses = []
     for step in range(steps):
         # Draw a batch and encode it; nothing is learnt by the encoder.
-        target = to_tensor(images[rng.integers(0, len(images), batch)], resolution).to(device)
+        target = to_tensor(images[rng.choice(len(images), batch, p=weights)], resolution).to(device)
         if rng.random() < 0.5:
             target = target.flip(-1)
         with torch.no_grad():

@@ -4,21 +4,35 @@ from typing import Any
 
 import pandas as pd
 
+from results.cautions import percents, privacy
 from results.statistics import PROVISIONAL
 from results.tidy import (
     PLACEBOS,
     Results,
     headline,
     highest_budget,
-    nearer,
+    main_arm,
     one_a_set,
     placebos,
     plain,
+    rank,
     real_images,
     records,
     with_images,
 )
-from results.wording import absent, count, counted, heading, interval, listed, number, percent, times, times_interval
+from results.wording import (
+    absent,
+    count,
+    counted,
+    duration,
+    interval,
+    listed,
+    number,
+    percent,
+    significant,
+    times,
+    times_interval,
+)
 
 LISTED = 4  # data sets named one by one; beyond that the extremes
 VERDICTS = {
@@ -28,21 +42,26 @@ VERDICTS = {
     "undecided": "was undecided on",
 }
 Row = dict[str, Any]
+OWN_ONLY = "The generator saw only the classifier's own real images."
+OTHERS_FIRST = "The generator had seen images of the other sets, and of each set only the classifier's own."
+UNKNOWN = "The images came from a model made elsewhere: what it had seen is not known, so a gain may come from that."
+NO_GENERATOR = "No generator was trained in this study, so there is no exposure to account for."
 
 
 def answers(results: Results) -> list[str]:
-    """Utility at low data, its worth in real data, utility at full data, privacy, exposure; where nothing stands beside
-    real data, how real the images look instead."""
+    """Five sentences: utility at low data and what it was worth, at full data, privacy, exposure, cost; where nothing
+    stands beside real data, how near and how real the images look instead."""
+    last = [privacy(results), exposure(results), cost(results)]
     if headline(results).empty and (seen := realism(results)):
-        return [utility(results), seen, privacy(results), exposure(results)]
-    return [utility(results), worth(results), full_data(results), privacy(results), exposure(results)]
+        return [f"{utility(results)} {nearness(results)}".strip(), seen, *last]
+    return [f"{utility(results)} {worth(results)}", full_data(results), *last]
 
 
 def utility(results: Results) -> str:
     """Did adding synthetic images help where data is scarce?"""
     rows = records(headline(results))
     if not rows:
-        return "This study has no arm with synthetic images beside real ones, so it cannot say if they help."
+        return "This study sets no arm with synthetic images against real ones, so it cannot say if they help."
     lead = _provisional(rows)
     body = _one(rows[0], results) if len(rows) == 1 else _many(rows, results) + _short_of_placebos(rows)
     return lead + body + _placebos(rows, results)
@@ -81,7 +100,8 @@ def _one(row: Row, results: Results) -> str:
 
 
 def _doing(row: Row) -> str:
-    ways = {"augmented": "adding synthetic ones", "mixed": "replacing half by synthetic ones"}
+    ways = {"augmented": "adding synthetic ones", "mixed": "replacing half by synthetic ones",
+            "pretrained": "training on synthetic ones first", "synthetic": "using synthetic ones instead"}  # fmt: skip
     return ways.get(str(row["arm"]), f"the arm {row['arm']}")
 
 
@@ -188,6 +208,7 @@ def full_data(results: Results) -> str:
         parts += [f"{words} {len(same)} ({_named(same)})"] if same else []
     sizes = sorted(float(row["smallest_detectable"]) for row in mine if not absent(row["smallest_detectable"]))
     seen = f"; a difference of {number(sizes[-1])} would have been seen on each" if sizes else ""
+    seen = "; on some no difference could have been seen with so few seeds" if sizes and sizes[-1] > 0.5 else seen
     sets, does = counted(len(mine), "data set"), f"{_doing(mine[0])} {listed(parts)}"
     return f"At {percent(top)} of the real data (exploratory), of {sets} {does}{seen}."
 
@@ -200,73 +221,47 @@ def realism(results: Results) -> str:
         own = table[table["dataset"] == row["dataset"]].drop_duplicates("generator").set_index("generator")["value"]
         words = {"real": "real from real", "round_trip": "the autoencoder's round trip"}
         controls = [f"{text} {percent(own[name], 0)}" for name, text in words.items() if name in own]
-        told = ", ".join([_percents(row), *controls])
+        told = ", ".join([percents(row), *controls])
         parts.append(f"{percent(row['value'], 0)} of {row['dataset']} ({told})")
     lead = "A linear classifier of features told real from synthetic images in"
     return f"{lead} {listed(parts)}; 50\u00a0% would be chance." if parts else ""
 
 
-def privacy(results: Results) -> str:
-    """Excess copies and the audit's power."""
-    rows = records(results.pooled("audit", "excess_copies"))
-    if not rows:
-        return "No privacy audit was run, so nothing is known about copies of training images."
-    found = [row for row in rows if not absent(row["low"]) and row["low"] > 0]
-    worst = max(rows, key=lambda row: float(row["value"]))
-    most = (
-        f"{percent(max(worst['value'], 0))}, {_percents(worst)}"
-        if not absent(worst["low"])
-        else percent(worst["value"])
-    )
-    where = f"most on {worst['dataset']}: " if len({row["dataset"] for row in rows}) > 1 else ""
-    if found:
-        sets = listed(list(dict.fromkeys(str(row["dataset"]) for row in found)))
-        lead = f"The audit found an excess of copies on {sets} ({where}{most})"
-    else:
-        lead = f"The audit called no excess of copies ({where}{most}{_one_control(results)})"
-    last = "do not release these images unfiltered" if found else "finding none is no guarantee of privacy"
-    return f"{lead}{_power(results)}; {last}."
-
-
-def _one_control(results: Results) -> str:
-    """Sets whose images lie nearer to training images than held-out ones do, by any search of the audit, without the
-    bank control's agreement: the search that finds most."""
-    most: dict[str, tuple[float, str]] = {}
-    for row in records(nearer(results)):
-        name = heading(str(row["metric"]).replace("_excess_copies", "_power"))
-        most[row["dataset"]] = max(most.get(row["dataset"], (0.0, "")), (float(row["value"]), name))
-    near = [f"{dataset} {percent(value)} ({name})" for dataset, (value, name) in most.items()]
-    return f"; nearer than held-out images are, which no second control confirms: {listed(near)}" if near else ""
-
-
-def _percents(row: Row) -> str:
-    return f"95 % interval {percent(row['low'])} to {percent(row['high'])}"
-
-
-def _power(results: Results) -> str:
-    table = results.pooled("audit", "tile_max_power", group=None)
+def nearness(results: Results) -> str:
+    """The first generator's Fréchet distance, beside floor and control; empty where none was measured."""
     parts = []
-    for kind, words in (("exact", "exact"), ("round_trip", "round-trip")):
-        values = table.loc[table["group"] == f"planted={kind}", "value"].dropna()
-        if len(values):
-            low, high = percent(values.min(), 0), percent(values.max(), 0)
-            parts.append(f"{low if low == high else f'{low} to {high}'} of {words} copies")
-    if not parts:
-        return "; its power was not measured, so this says little"
-    return f" and would have found by its main search {listed(parts)}{_other_kinds(results)}"
+    for name in results.names:
+        values = distances(results, name)
+        own = next((values[each] for each in results.generators if each in values), None)
+        if own is not None:
+            words = {"real": "real against real", "class_mean": "class means with noise"}
+            controls = listed([f"{text} {significant(values[key])}" for key, text in words.items() if key in values])
+            parts.append(f"{name} {significant(own)} ({controls})")
+    return f"The Fréchet distance to real images, lower is closer: {listed(parts)}." if parts else ""
 
 
-def _other_kinds(results: Results) -> str:
-    """The kind of planted copies that is found least, each by the search that suits it best."""
+def distances(results: Results, dataset: str) -> dict[str, float]:
+    """Fréchet distance by generator or control, in the study's first feature space, fullest exposure first."""
     table = results.table
-    rows = table[table["metric"].str.endswith("_power") & table["seed"].isna() & (table["status"] == "ok")]
-    rows = rows[rows["group"].str.startswith("planted=") & ~rows["group"].str.contains("exact|round_trip|same_patient")]
-    keys = ["dataset", "generator", "exposure", "budget", "variant", "group"]
-    least = rows.groupby(keys, dropna=False)["value"].max().groupby("group").min().sort_values(kind="stable")
-    if least.empty:
-        return ""
-    kind = str(least.index[0]).removeprefix("planted=")
-    return f", and of any other kind, by the search that suits it, at least {percent(least.iloc[0], 0)} ({kind})"
+    table = table[(table["stage"] == "fidelity") & (table["dataset"] == dataset) & table["seed"].isna()]
+    table = table[(table["group"] == "all") & (table["variant"] == "") & table["metric"].str.startswith("frechet")]
+    ranked = sorted(records(table), key=lambda row: rank(results, str(row["generator"]), str(row["exposure"])))
+    metric = ranked[0]["metric"] if ranked else ""
+    found: dict[str, float] = {}
+    for row in (row for row in ranked if row["metric"] == metric):
+        found.setdefault(str(row["generator"]), float(row["value"]))
+    return found
+
+
+def cost(results: Results) -> str:
+    """The computing time of all cells, and the generators' part of it."""
+    costs = results.costs
+    if costs.empty or costs["seconds"].isna().all():
+        return "What it cost was not recorded."
+    cells = costs.drop_duplicates("cell")
+    made = cells[cells["stage"].isin(["autoencoder", "train", "synthesize"])]["seconds"].sum()
+    part = f", of which {duration(made)} went into the generators and their images" if made else ""
+    return f"It cost {duration(cells['seconds'].sum())} of computing{part}."
 
 
 def exposure(results: Results) -> str:
@@ -278,18 +273,18 @@ def exposure(results: Results) -> str:
         audited = results.pooled("audit", "copies_called")
         seen = set(audited[audited["generator"].isin(results.generators)]["exposure"])
     if "full" not in seen:
-        return "The generator saw only the classifier's own real images." if "budget" in seen else (
-            "No generator was trained in this study, so there is no exposure to account for.")  # fmt: skip
+        words = (("budget", OWN_ONLY), ("transfer", OTHERS_FIRST), ("external", UNKNOWN))
+        return next((text for kind, text in words if kind in seen), NO_GENERATOR)
     limited = plain(results, results.claims)
     keys = {(row["dataset"], row["budget"]) for row in records(rows)}
-    limited = limited[(limited["arm"] == "augmented") & (limited["against"] == "real")]
+    limited = limited[(limited["arm"] == main_arm(limited["arm"])) & (limited["against"] == "real")]
     limited = limited[~limited["generator"].isin(PLACEBOS)]
     found = []
-    words = {
+    limits = {
         "budget": "limited to the classifier's own",
         "transfer": "trained on other sets and then on the classifier's own",
     }
-    for kind, text in words.items():
+    for kind, text in limits.items():
         one = one_a_set(results, limited[limited["exposure"] == kind])
         mine = [row for row in records(one) if (row["dataset"], row["budget"]) in keys]
         if len(mine) == 1:

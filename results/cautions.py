@@ -1,25 +1,42 @@
-"""Warnings that stand before the evidence: whatever limits what may be concluded."""
+"""Is it safe, and what limits what may be concluded: a sentence of the answer, and the warnings before the evidence."""
+
+from typing import Any
 
 import pandas as pd
 
 from results.statistics import PROVISIONAL
-from results.tidy import PLACEBOS, Results, headline, highest_budget, lowest_budget, plain, real_images, records
-from results.wording import absent, counted, listed, number, percent
+from results.tidy import (
+    PLACEBOS,
+    Results,
+    headline,
+    highest_budget,
+    lowest_budget,
+    nearer,
+    plain,
+    real_images,
+    records,
+)
+from results.wording import absent, counted, heading, listed, number, percent
+
+Row = dict[str, Any]
 
 
 def warnings(results: Results) -> list[str]:
     """Everything that limits what may be concluded, worst first; empty when nothing does."""
-    return [*failures(results), *data_cautions(results), *signatures(results), *_doubled(results), *strength(results)]
+    found = [*failures(results), *data_cautions(results), *signatures(results), *_filtered(results)]
+    return [*found, *_elsewhere(results), *_doubled(results), *strength(results)]
 
 
 def failures(results: Results) -> list[str]:
-    """Failed or unfinished cells, by stage."""
+    """Failed or unfinished cells, by stage, and why the first of them failed."""
     failed = results.failed
     rows = [
         f"{stage} of {name or 'all data sets'}" + (f", arm {arm}" if arm else "") + f" ({counted(len(part), 'cell')})"
         for (stage, name, arm), part in failed.groupby(["stage", "dataset", "arm"], sort=True)
     ]
-    return [f"Failed or unfinished cells leave holes in what follows: {'; '.join(rows)}."] if rows else []
+    why = sorted({str(each) for each in (results.manifest.get("missing") or {}).values()} - {"not run"})
+    first = f" The first error: {why[0]}" if why else ""
+    return [f"Failed or unfinished cells leave holes in what follows: {'; '.join(rows)}.{first}"] if rows else []
 
 
 def data_cautions(results: Results) -> list[str]:
@@ -97,6 +114,29 @@ def _diversity(results: Results) -> list[str]:
     ]
 
 
+def _filtered(results: Results) -> list[str]:
+    """A privacy filter by tile-max distance makes the audit's own search by it find nothing."""
+    if not any((results.study.get("sampling") or {}).get("privacy") or []):
+        return []
+    return [
+        "Filtered: images near to training ones by tile-max distance were redrawn before the audit, so that search and "
+        "the headline of copies count for little there; look at the searches that the filter did not use."
+    ]
+
+
+def _elsewhere(results: Results) -> list[str]:
+    """Trained parts that were begun elsewhere: an exposure counts only what they have seen since."""
+    study = results.study
+    own = study.get("autoencoder", "augury")
+    begun = [f"the autoencoder ({own})"] if own != "augury" and study.get("generators") else []
+    given = study.get("generators") or {}
+    begun += [
+        f"{name} ({each['start']})" for name, each in given.items() if isinstance(each, dict) and each.get("start")
+    ]
+    text = "was trained elsewhere on images that are not known here; exposures count only what it has seen since"
+    return [f"Begun elsewhere: {listed(begun)} {text}."] if begun else []
+
+
 def _doubled(results: Results) -> list[str]:
     """Where `real_double` has far from twice the images, because each class needs one at least."""
     table = results.table[(results.table["stage"] == "classify") & results.table["n_train"].notna()]
@@ -123,6 +163,68 @@ def strength(results: Results) -> list[str]:
     if single:
         found.append(f"Conditional: {listed(single)} was trained once, so verdicts hold for that generator only.")
     return found
+
+
+def privacy(results: Results) -> str:
+    """Excess copies and the audit's power."""
+    rows = records(results.pooled("audit", "excess_copies"))
+    if not rows:
+        return "No privacy audit was run, so nothing is known about copies of training images."
+    found = [row for row in rows if not absent(row["low"]) and row["low"] > 0]
+    worst = max(rows, key=lambda row: float(row["value"]))
+    most = (
+        f"{percent(max(worst['value'], 0))}, {percents(worst)}" if not absent(worst["low"]) else percent(worst["value"])
+    )
+    where = f"most on {worst['dataset']}: " if len({row["dataset"] for row in rows}) > 1 else ""
+    if found:
+        sets = listed(list(dict.fromkeys(str(row["dataset"]) for row in found)))
+        lead = f"The audit found an excess of copies on {sets} ({where}{most})"
+    else:
+        lead = f"The audit called no excess of copies ({where}{most}{_one_control(results)})"
+    last = "do not release these images unfiltered" if found else "finding none is no guarantee of privacy"
+    return f"{lead}{_power(results)}; {last}."
+
+
+def _one_control(results: Results) -> str:
+    """Sets whose images lie nearer to training images than held-out ones do, by any search of the audit, without the
+    bank control's agreement: the search that finds most."""
+    most: dict[str, tuple[float, str]] = {}
+    for row in records(nearer(results)):
+        name = heading(str(row["metric"]).replace("_excess_copies", "_power"))
+        most[row["dataset"]] = max(most.get(row["dataset"], (0.0, "")), (float(row["value"]), name))
+    near = [f"{dataset} {percent(value)} ({name})" for dataset, (value, name) in most.items()]
+    return f"; nearer than held-out images are, which no second control confirms: {listed(near)}" if near else ""
+
+
+def percents(row: Row) -> str:
+    """The interval of a share in words."""
+    return f"95 % interval {percent(row['low'])} to {percent(row['high'])}"
+
+
+def _power(results: Results) -> str:
+    table = results.pooled("audit", "tile_max_power", group=None)
+    parts = []
+    for kind, words in (("exact", "exact"), ("round_trip", "round-trip")):
+        values = table.loc[table["group"] == f"planted={kind}", "value"].dropna()
+        if len(values):
+            low, high = percent(values.min(), 0), percent(values.max(), 0)
+            parts.append(f"{low if low == high else f'{low} to {high}'} of {words} copies")
+    if not parts:
+        return "; its power was not measured, so this says little"
+    return f" and would have found by its main search {listed(parts)}{_other_kinds(results)}"
+
+
+def _other_kinds(results: Results) -> str:
+    """The kind of planted copies that is found least, each by the search that suits it best."""
+    table = results.table
+    rows = table[table["metric"].str.endswith("_power") & table["seed"].isna() & (table["status"] == "ok")]
+    rows = rows[rows["group"].str.startswith("planted=") & ~rows["group"].str.contains("exact|round_trip|same_patient")]
+    keys = ["dataset", "generator", "exposure", "budget", "variant", "group"]
+    least = rows.groupby(keys, dropna=False)["value"].max().groupby("group").min().sort_values(kind="stable")
+    if least.empty:
+        return ""
+    kind = str(least.index[0]).removeprefix("planted=")
+    return f", and of any other kind, by the search that suits it, at least {percent(least.iloc[0], 0)} ({kind})"
 
 
 def scope(results: Results) -> str:

@@ -22,6 +22,7 @@ from results.tidy import (
     look,
     lowest_budget,
     one_a_set,
+    placed,
     plain,
     real_images,
     span,
@@ -63,7 +64,7 @@ def metric_by_budget(results: Results, metric: str = "auroc") -> Figure | None:
         for key, part in mine.groupby(SERIES, dropna=False, sort=True):
             _line(axis, part.sort_values("budget"), str(key[0]), str(key[1]), styles.get(tuple(key[1:4]), "-"))
         _budget_axis(axis, results, name, sorted(set(mine["budget"].dropna())))
-        axis.set_title(f"{name}, {backbone}" if several else name)
+        axis.set_title(f"{results.titled(name)}, {backbone}" if several else results.titled(name))
         axis.set_ylabel({"auroc": "test AUROC"}.get(metric, metric.replace("_", " ")))
         if metric in BOUNDED:
             low, high = axis.get_ylim()  # an interval from two seeds may leave the scale; the scale does not
@@ -226,7 +227,8 @@ def distance_histogram(results: Results) -> Figure | None:
     figure, axes = panels(len(results.distances), 3 if len(results.distances) > 4 else 2, 4.6, 3.0)
     for axis, entry in zip(axes, results.distances, strict=True):
         _histogram(axis, entry)
-        axis.set_title(f"{entry['dataset']}, {entry['generator']}" if len(results.generators) > 1 else entry["dataset"])
+        name = f"{entry['dataset']}, {entry['generator']}" if len(results.generators) > 1 else entry["dataset"]
+        axis.set_title(f"{name} (n = {len(entry['synthetic'])} and {len(entry['heldout'])})")
     handles = [
         Line2D([], [], color=LOOKS["synthetic"].colour, lw=6, alpha=0.5, label="synthetic"),
         Line2D([], [], color=GREY, lw=2, label="held-out real"),
@@ -279,14 +281,23 @@ def fidelity(results: Results) -> Figure | None:
     figure = Figure(figsize=(min(3.9 * len(metrics) + 1.6, 13.5), 0.5 * len(names) + 1.9), layout="constrained")
     axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False).ravel()
     for axis, metric in zip(axes, metrics, strict=True):
-        _dots(axis, table[table["metric"] == metric], names)
+        _dots(axis, table[table["metric"] == metric], names, results)
         axis.set_xlabel(metric_title(metric))
-    axes[0].set_yticks(range(len(names)), names)
+    counts = table[table["generator"] == "real"].groupby("dataset")["n"].max()
+    shown = [
+        f"{name} (n = {counts[name]})" if name in counts and counts[name] == counts[name] else name for name in names
+    ]
+    axes[0].set_yticks(range(len(names)), shown)
     axes[0].set_ylim(len(names) - 0.4, -0.6)
     keys = [name for name in dict.fromkeys(table["generator"]) if name]
-    handles = [_dot_handle(name) for name in sorted(keys, key=lambda name: (name in LOOKS, name != "real", name))]
+    handles = [
+        _dot_handle(name, results) for name in sorted(keys, key=lambda name: (name in LOOKS, name != "real", name))
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
     return figure
+
+
+OFFSET = {"budget": 0.16, "transfer": -0.16}  # of a row, so that exposures of one generator stand apart
 
 
 def metric_title(metric: str) -> str:
@@ -300,23 +311,24 @@ def metric_title(metric: str) -> str:
     return "MS-SSIM within a class\nlower is more diverse" if metric == "ms_ssim" else named.get(head, metric)
 
 
-def _dot_look(generator: str) -> tuple[str, str, bool]:
+def _dot_look(generator: str, results: Results) -> tuple[str, str, bool]:
+    """Controls have their own looks; generators take theirs by their place in the study."""
     if generator in LOOKS:
         shape = LOOKS[generator]
         return shape.colour, shape.marker, generator == "real"
-    return SPARE[sum(map(ord, generator)) % 2], "o", True
+    return *placed(results.generators.index(generator) if generator in results.generators else 0), True
 
 
-def _dot_handle(generator: str) -> Line2D:
-    colour, marker, filled = _dot_look(generator)
+def _dot_handle(generator: str, results: Results) -> Line2D:
+    colour, marker, filled = _dot_look(generator, results)
     text = "real against real (floor)" if generator == "real" else label(generator)
     return Line2D([], [], color=colour, marker=marker, mfc=colour if filled else "white", ls="none", label=text)
 
 
-def _dots(axis: Axes, table: pd.DataFrame, names: list[str]) -> None:
+def _dots(axis: Axes, table: pd.DataFrame, names: list[str], results: Results) -> None:
     for row in table.to_dict("records"):
-        colour, marker, filled = _dot_look(str(row["generator"]))
-        y = names.index(str(row["dataset"]))
+        colour, marker, filled = _dot_look(str(row["generator"]), results)
+        y = names.index(str(row["dataset"])) + OFFSET.get(str(row["exposure"]), 0.0)
         own = str(row["generator"]) not in LOOKS
         axis.plot([row["low"], row["high"]], [y, y], color=colour, lw=2.6 if own else 1.2, alpha=0.8, zorder=2)
         face = colour if filled else "white"

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.pooling import Load, Row, Setting, compare, counterpart, generators_of, images, settings
+from results.pooling import Load, Row, Setting, compare, counterpart, generators_of, images, inside, settings
 from results.statistics import (
+    PROVISIONAL,
     Jackknives,
     difference_interval,
     holm,
@@ -17,7 +18,7 @@ from results.statistics import (
     tost,
     verdict,
 )
-from results.tidy import KEYS, PLACEBOS
+from results.tidy import KEYS, MAIN, PLACEBOS, main_arm
 from results.wording import interval, number
 
 COLUMNS = [
@@ -73,12 +74,13 @@ def contrasts(cells: pd.DataFrame, load: Load | Jackknives, study: Mapping[str, 
 
 
 def _named(study: Mapping[str, Any], found: list[Setting]) -> list[Row]:
-    """The study's claims, else augmented at the lowest budget against real and, where it was run, real_double."""
+    """The study's claims, else its main arm at the lowest budget against real and, where it was run, real_double."""
     named = [dict(each) for each in study.get("claims") or []]
     budgets = [each["budget"] for each in found if each["arm"] == "real"]
     if named or not budgets:
         return named
-    claim = {"arm": "augmented", "against": "real", "budget": min(budgets)}
+    arms = [each["arm"] for each in found if each["generator"] not in PLACEBOS]
+    claim = {"arm": main_arm(arms), "against": "real", "budget": min(budgets)}
     doubled = [each["budget"] for each in found if each["arm"] == "real_double"]
     return [claim] + ([claim | {"against": "real_double", "budget": min(doubled)}] if doubled else [])
 
@@ -107,8 +109,8 @@ def _row(
         "against": against,
         "metric": "auroc",
         "difference": estimate.value,
-        "low": estimate.low,
-        "high": estimate.high,
+        "low": inside("auroc_difference", estimate.low),
+        "high": inside("auroc_difference", estimate.high),
         "p": p_value(estimate),
         "p_holm": np.nan,
         "p_equivalence": tost(estimate, margin),
@@ -204,13 +206,17 @@ ENDS_LOWER = ("_error", "_loss", "_distance", "brier")
 SETTING = [name for name in KEYS if name not in ("study", "seed", "metric")]
 
 
-def compare_runs(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> pd.DataFrame:
+def compare_runs(
+    a: pd.DataFrame, b: pd.DataFrame, metric: str, renamed: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Tidy tables of two runs -> one row a shared setting: b minus a paired by seed, mean, t interval over seeds, n.
 
-    Columns: the setting's, `a`, `b`, `difference`, `low`, `high`, `seeds`. The interval is missing for one seed and
-    where all seeds differ by the same. Raises ValueError where the runs share no cell of this metric.
+    renamed: generators of a -> those of b that stand beside them. Columns: the setting's, `a`, `b`, `difference`,
+    `low`, `high`, `seeds`. The interval is missing for one seed and where all seeds differ by the same.
+    Raises ValueError where the runs share no cell of this metric.
     """
     one, two = (_per_seed(table, metric) for table in (a, b))
+    two = two.assign(generator=two["generator"].replace({new: old for old, new in (renamed or {}).items()}))
     both = one.merge(two, on=[*SETTING, "seed"], suffixes=("_a", "_b"))
     if both.empty:
         known = sorted(set(a["metric"]) & set(b["metric"]))
@@ -229,12 +235,41 @@ def compare_runs(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> pd.DataFrame:
 def worse(table: pd.DataFrame, metric: str, tolerance: float) -> pd.DataFrame:
     """The rows of `compare_runs` in which b is worse than a by more than the tolerance and not by chance alone.
 
-    By chance alone: the 95 % interval over seeds reaches to 0. Without an interval the difference itself decides.
+    By chance alone: the 95 % interval over seeds reaches to 0. It says little of few seeds: below PROVISIONAL of them,
+    and without an interval, the difference itself decides.
     """
     sign = -1.0 if lower_is_better(metric) else 1.0
     loss = -sign * table["difference"]
     nearest = -sign * (table["high"] if sign > 0 else table["low"])
-    return table[(loss > tolerance) & (nearest.isna() | (nearest > 0))]
+    return table[(loss > tolerance) & ((table["seeds"] < PROVISIONAL) | nearest.isna() | (nearest > 0))]
+
+
+def matched(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, str]:
+    """The generator that only run a has -> the one that only b has, where each has one such; else nothing."""
+    one, two = (set(table.loc[table["arm"].isin(MAIN), "generator"]) - {"", *PLACEBOS} for table in (a, b))
+    alone = [sorted(names) for names in (one - two, two - one)]
+    return {alone[0][0]: alone[1][0]} if len(alone[0]) == len(alone[1]) == 1 else {}
+
+
+def comparison(
+    a: pd.DataFrame, b: pd.DataFrame, metric: str, tolerance: float, renamed: Mapping[str, str]
+) -> tuple[pd.DataFrame, list[str], bool]:
+    """The rows of `compare_runs`, what to print, and whether b is worse or failed where a did not."""
+    table = compare_runs(a, b, metric, renamed)
+    lost, (gone, new, failed) = worse(table, metric, tolerance), unpaired(a, b, metric, renamed)
+    told = [f"generator {old} stands beside {new}" for old, new in renamed.items()] + lines(table, metric)
+    told += [f"{len(table)} shared settings; {metric} is worse by more than {tolerance:g} in {len(lost)}"]
+    told += [f"{gone} cells only in A ({failed} of them failed in B), {new} only in B"]
+    return table, told, bool(len(lost) or failed)
+
+
+def unpaired(a: pd.DataFrame, b: pd.DataFrame, metric: str, renamed: Mapping[str, str]) -> tuple[int, int, int]:
+    """Cells that only a has, that only b has, and of the former those that failed in b."""
+    b = b.assign(generator=b["generator"].replace({new: old for old, new in renamed.items()}))
+    keys = [name for name in SETTING if name != "group"] + ["seed"]
+    one, two = (set(_per_seed(table, metric)[keys].fillna(-1).itertuples(index=False, name=None)) for table in (a, b))
+    failed = set(b.loc[b["status"] == "failed", keys].fillna(-1).itertuples(index=False, name=None))
+    return len(one - two), len(two - one), len((one - two) & failed)
 
 
 def lower_is_better(metric: str) -> bool:

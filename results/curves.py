@@ -9,7 +9,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from results.charts import panels
-from results.tidy import GREY, LOOKS, PLACEBOS, SPARE, Results, look, missing, plain, records, with_images
+from results.tidy import (
+    GREY,
+    LOOKS,
+    MARKERS,
+    PLACEBOS,
+    SPARE,
+    Results,
+    look,
+    missing,
+    placed,
+    plain,
+    records,
+    with_images,
+)
 from results.wording import heading, number, percent
 from results.worth import measured_gains, spearman
 
@@ -18,11 +31,11 @@ def multiplier(results: Results) -> Figure | None:
     """A panel a data set: how many times the real data `augmented` was worth by budget, log both ways."""
     rows = plain(results, results.pooled("classify", "data_multiplier"))
     flags = plain(results, results.pooled("classify", "data_multiplier_censored"))
-    rows, flags = (part[(part["arm"] == "augmented") & ~part["generator"].isin(PLACEBOS)] for part in (rows, flags))
+    rows, flags = (part[~part["generator"].isin(PLACEBOS)] for part in (rows, flags))
     first = with_images(results)
     if rows.empty or first.empty:
         return None
-    keys = ["dataset", "budget", "generator", "exposure", "ratio", "share"]
+    keys = ["dataset", "arm", "budget", "generator", "exposure", "ratio", "share"]
     rows = rows.merge(flags[[*keys, "value", "low", "high"]], on=keys, suffixes=("", "_flag"), how="left")
     rows = rows.merge(first[keys].drop_duplicates(), on=keys)
     names = [name for name in results.names if name in set(rows["dataset"])]
@@ -31,7 +44,7 @@ def multiplier(results: Results) -> Figure | None:
     figure, axes = panels(len(names), 4, 2.9, 2.8)
     for axis, name in zip(axes, names, strict=True):
         _worth(axis, rows[rows["dataset"] == name].sort_values("budget"))
-        axis.set_title(name)
+        axis.set_title(results.titled(name))
     ends = [axis.get_ylim() for axis in axes]
     for axis in axes:
         axis.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
@@ -92,11 +105,12 @@ def predictors(results: Results) -> Figure | None:
         return None
     measures = list(dict.fromkeys(pairs["measure"]))
     figure, axes = panels(len(measures), 4, 2.9, 2.7)
-    colours = {name: SPARE[place % len(SPARE)] for place, name in enumerate(dict.fromkeys(pairs["dataset"]))}
+    looks = {name: placed(place) for place, name in enumerate(dict.fromkeys(pairs["dataset"]))}
     for axis, measure in zip(axes, measures, strict=True):
         mine = pairs[pairs["measure"] == measure]
         for dataset, part in mine.groupby("dataset", sort=False):
-            axis.plot(part["value"], part["gain"], "o", color=colours[str(dataset)], label=str(dataset))
+            colour, marker = looks[str(dataset)]
+            axis.plot(part["value"], part["gain"], marker, color=colour, ls="none", label=str(dataset))
         axis.axhline(0, color=GREY, lw=1)
         axis.set_title(f"{heading(measure)}\nrho {number(spearman(mine), 2, sign=True)}, n {len(mine)}", fontsize=9)
         axis.set_xlabel("measure")
@@ -144,7 +158,7 @@ def reliability(results: Results) -> Figure | None:
             axis.plot(each["confidence"], each["accuracy"], color=found.colour, marker=found.marker, ms=4, mfc=face,
                       lw=1.4, label=found.label)  # fmt: skip
         low = min(float(min(each["confidence"])) for each in results.calibration)
-        axis.set(xlim=(min(low, 0.5), 1.02), ylim=(0, 1.05), title=name, xlabel="confidence")
+        axis.set(xlim=(min(low, 0.5), 1.02), ylim=(0, 1.05), title=results.titled(name), xlabel="confidence")
     axes[0].set_ylabel("share right")
     axes[0].legend(loc="lower right", fontsize=8)
     return figure
@@ -173,8 +187,9 @@ def ablations(results: Results) -> Figure | None:
             for spot, name in enumerate(results.names):
                 mine = values[values["dataset"] == name].drop_duplicates("generator").set_index("generator")["value"]
                 shown = [(i, mine[key]) for i, (key, _) in enumerate(chosen) if key in mine]
-                colour = SPARE[spot % len(SPARE)]
-                axis.plot(*zip(*shown, strict=True), "o-", color=colour, lw=1.2, ms=4, label=name) if shown else None
+                colour, marker = placed(spot)
+                if shown:
+                    axis.plot(*zip(*shown, strict=True), color=colour, marker=marker, lw=1.2, ms=4, label=name)
             axis.set_xticks(range(len(chosen)), [str(value) for _, value in chosen])
             axis.set_xlabel(ABLATED[field])
             if place:
@@ -228,16 +243,12 @@ def strictness(results: Results) -> Figure | None:
             mine = rows[rows["dataset"] == name].drop_duplicates("level").sort_values("level")
             x = [levels.index(value) for value in mine["level"]]
             errors = np.nan_to_num(np.abs(mine[["low", "high"]].to_numpy(float).T - mine["value"].to_numpy(float)))
-            axis.errorbar(
-                x, mine["value"], yerr=errors, fmt="o-", color=SPARE[spot % len(SPARE)], ms=4, lw=1.2, label=name
-            )
+            colour, marker = placed(spot)
+            axis.errorbar(x, mine["value"], yerr=errors, color=colour, marker=marker, ms=4, lw=1.2, label=name)
         axis.set_xticks(range(len(levels)), ["none" if value == 0 else percent(value) for value in levels])
         axis.set(xlabel="share of validation images as near", title=label)
     axes[0].legend(fontsize=8)
     return figure
-
-
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def cost(results: Results) -> Figure | None:

@@ -1,6 +1,7 @@
 """Every figure by name: how it is drawn, what it says in words made from the numbers, and how it is written."""
 
 import io
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from results import charts, curves
-from results.tidy import Results, headline, records, styled, with_images
+from results.answers import distances
+from results.tidy import Results, headline, label, main_arm, records, styled, with_images
 from results.wording import listed, number, percent
 from results.worth import predictors_table
 
@@ -25,9 +27,10 @@ def say_metric_by_budget(results: Results) -> str:
     """Where augmented lies above, below, or cannot be told from real data."""
     rows = with_images(results)
     text = "Test AUROC, macro one against rest, by the share of the real training images used. "
+    arm = label(main_arm(rows["arm"])) if len(rows) else ""
     for budget in sorted(set(rows["budget"]))[:: max(len(set(rows["budget"])) - 1, 1)] if len(rows) else []:
         at = rows[rows["budget"] == budget]
-        text += f"At {percent(budget)}, adding synthetic images: {_tally(at)}. "
+        text += f"At {percent(budget)}, {arm} against real only: {_tally(at)}. "
     return text + BAND
 
 
@@ -79,10 +82,10 @@ def say_sweep(results: Results) -> str:
 
 def say_sample_grid(results: Results) -> str:
     """How the images were chosen."""
-    sets = [str(each["dataset"]) for each in results.samples]
+    sets = listed(list(dict.fromkeys(str(each["dataset"]) for each in results.samples)))
     return (
-        f"Real images left, synthetic ones right, for {listed(sets)}; the caption asked for stands under "
-        "each row. Drawn at random, none chosen or left out."
+        f"Real images left, synthetic ones right, for {sets}; the caption asked for stands under each, and the real "
+        "image in its place has the same label. Drawn at random, none chosen or left out."
     )
 
 
@@ -153,19 +156,13 @@ def _below(entry: dict[str, Any]) -> float:
 
 def say_fidelity(results: Results) -> str:
     """Where each generator stands between the floor and the control to beat."""
-    table = results.table
-    kept = table[(table["stage"] == "fidelity") & table["seed"].isna() & (table["group"] == "all")]
-    kept = kept[kept["metric"].str.startswith("frechet") & (kept["variant"] == "")]
     parts = []
     for name in results.generators[:1]:
-        beaten, total = 0, 0
-        for dataset in results.names:
-            mine = kept[kept["dataset"] == dataset].drop_duplicates("generator").set_index("generator")["value"]
-            if name in mine and "class_mean" in mine:
-                total += 1
-                beaten += int(mine[name] < mine["class_mean"])
-        if total:
-            parts.append(f"{name} is closer than class means with noise on {beaten} of {total} data sets.")
+        found = [values for values in (distances(results, each) for each in results.names) if name in values]
+        found = [values for values in found if "class_mean" in values]
+        beaten = sum(values[name] < values["class_mean"] for values in found)
+        if found:
+            parts.append(f"{name} is closer than class means with noise on {beaten} of {len(found)} data sets.")
     return " ".join(
         ["Lower Fréchet distance is closer; real against real is the floor, class mean + noise the control;",
          "copies and mixup are lower bounds, not rivals.", *parts]
@@ -236,32 +233,35 @@ TILE = 128
 
 
 def sample_grid(results: Results) -> Figure | None:
-    """A row a data set: real left, synthetic right, the caption under it."""
+    """A row a data set and generator: real left, synthetic right, the caption of each under it."""
     rows = [each for each in results.samples if len(each["real"]) and len(each["synthetic"])]
     if not rows:
         return None
-    figure = Figure(figsize=(10.6, 1.2 * len(rows) + 0.4), layout="constrained")
+    several = len({each["generator"] for each in rows}) > 1
+    figure = Figure(figsize=(12.6, 1.75 * len(rows) + 0.4), layout="constrained")
     grid = figure.subplots(len(rows), 2, squeeze=False)
     for axes, row in zip(grid, rows, strict=True):
-        _strip(axes[0], row["real"])
-        _strip(axes[1], row["synthetic"])
-        kind = row.get("image_type") or ""
-        axes[0].set_ylabel(
-            _wrapped(row["dataset"], 22) + f"\n{kind}", rotation=0, ha="right", va="center", fontsize=9.5
-        )
+        _strip(axes[0], row["real"], [])
+        _strip(axes[1], row["synthetic"], [str(text) for text in row["captions"]])
+        told = [_wrapped(row["dataset"], 22), row.get("image_type") or "", row.get("specialty") or ""]
+        told += [str(row["generator"])] if several else []
+        axes[0].set_ylabel("\n".join(filter(None, told)), rotation=0, ha="right", va="center", fontsize=9)
         axes[0].yaxis.set_label_coords(-0.02, 0.5)
-        axes[1].set_xlabel(f"“{_wrapped(str(row['caption']), 62)}”", fontsize=8.5, style="italic", color="#4a4f57")
     grid[0][0].set_title("real")
     grid[0][1].set_title(f"synthetic (random draw, seed {rows[0].get('seed', 0)})")
     return figure
 
 
-def _strip(axis: Axes, images: Images) -> None:
+def _strip(axis: Axes, images: Images, captions: list[str]) -> None:
     tiles = [enlarged(image) for image in images[:SHOWN]]
     tiles += [np.full_like(tiles[0], 255)] * (SHOWN - len(tiles))
     gap = np.full((TILE, GAP, 3), 255, dtype=np.uint8)
     parts = [part for tile in tiles for part in (tile, gap)][:-1]
     _show(axis, np.concatenate(parts, axis=1))
+    places = [place * (TILE + GAP) + TILE / 2 for place in range(min(len(captions), SHOWN))]
+    under = [textwrap.fill(text, 21, max_lines=4, placeholder="…") or "no caption" for text in captions[:SHOWN]]
+    axis.set_xticks(places, under, fontsize=6.5)
+    axis.tick_params(length=0)
 
 
 def _show(axis: Axes, image: Images) -> None:

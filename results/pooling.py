@@ -16,7 +16,18 @@ SETTING = ["dataset", "generator", "exposure", "arm", "budget", "ratio", "share"
 SHARED = ["study", "stage", "image_type", "specialty"]
 SHARES = (
     "below", "copies_called", "excess_copies", "flagged", "power", "probe_alignment", "share",
-)  # fmt: skip  # endings of metrics that lie in [0, 1]
+)  # fmt: skip  # endings of metrics that lie in [0, 1] and whose bounds rest on controls that seeds share
+UNIT = (
+    "accuracy",
+    "auroc",
+    "coverage",
+    "f1",
+    "label_consistency",
+    "ms_ssim",
+    "precision",
+    "recall",
+    "tpr",
+)  # of others
 
 
 @dataclass(frozen=True)
@@ -137,9 +148,7 @@ def _levels(setting: Setting, jackknives: Jackknives, generators: Mapping[str, i
     for metric in METRICS:
         estimate = combine([setting], [1.0], seeds, jackknives, metric, generators)
         if estimate is not None:
-            row = row_of(setting, metric, estimate, images(setting, jackknives))
-            low, high = max(row["low"], 0.0), min(row["high"], 1.0)  # a share; NaN stays NaN, which max and min let by
-            rows.append(row | ({"low": low, "high": high} if row["low"] == row["low"] else {}))
+            rows.append(row_of(setting, metric, estimate, images(setting, jackknives)))
     return rows
 
 
@@ -163,7 +172,8 @@ def images(setting: Setting, jackknives: Jackknives) -> int:
 
 def row_of(setting: Setting, metric: str, estimate: Estimate, n: int) -> Row:
     """A tidy row; an interval that cannot be told is missing."""
-    numbers = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    low, high = (inside(metric, end) for end in (estimate.low, estimate.high))
+    numbers = {"value": estimate.value, "low": low, "high": high}
     return {
         **setting.columns,
         "group": "all",
@@ -214,4 +224,11 @@ def _pooled(metric: str, part: pd.DataFrame, values: "np.ndarray[Any, np.dtype[n
         # One-sided intervals must not shrink: seeds share the held-out controls that their bounds rest on.
         ends = part[["low", "high"]].mean()
         low, high = (float(np.clip(end, 0, 1)) for end in (np.fmin(low, ends["low"]), np.fmax(high, ends["high"])))
-    return {"value": pooled.value, "low": low, "high": high}
+    return {"value": pooled.value, "low": inside(metric, low), "high": inside(metric, high)}
+
+
+def inside(metric: str, end: float) -> float:
+    """The end of an interval cut to where the metric can lie: shares in [0, 1], their differences in [-1, 1]."""
+    if metric.endswith(("_difference", "_gap")):
+        return float(np.clip(end, -1, 1))
+    return float(np.clip(end, 0, 1)) if any(part in metric for part in UNIT) else end

@@ -11,7 +11,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from results.answers import answers, multiplier_of, verdict_of
+from results.answers import answers, distances, multiplier_of, verdict_of
 from results.cautions import scope, warnings
 from results.figures import FIGURES, caption, command, draw, write_figure
 from results.rules import hypotheses
@@ -173,9 +173,7 @@ def _plain(value: Any) -> str:
 
 def commands(results: Results) -> list[str]:
     """The commands that repeat the study and redraw its report."""
-    given = results.manifest.get("commands") or []
-    study = results.study.get("name", "STUDY")
-    return [str(each) for each in ([given] if isinstance(given, str) else given)] or [f"augury run {study}"]
+    return [str(each) for each in results.manifest.get("commands") or []]
 
 
 def _shown(value: Any) -> str:
@@ -269,17 +267,10 @@ def _short(multiplier: str) -> str:
 
 def _fidelity(results: Results, name: str) -> tuple[str, str]:
     """The first generator's Fréchet distance, and floor and control beside it."""
-    table = results.table
-    table = table[(table["stage"] == "fidelity") & (table["dataset"] == name) & table["seed"].isna()]
-    table = table[(table["group"] == "all") & (table["variant"] == "") & table["metric"].str.startswith("frechet")]
-    values = table.drop_duplicates("generator").set_index("generator")["value"]
+    values = distances(results, name)
     own = next((values[each] for each in results.generators if each in values), None)
-    floor, control = significant(_get(values, "real")), significant(_get(values, "class_mean"))
+    floor, control = significant(values.get("real")), significant(values.get("class_mean"))
     return significant(own), f"floor {floor}, control {control}" if own is not None else ""
-
-
-def _get(values: "pd.Series[Any]", name: str) -> Any:
-    return values[name] if name in values else None
 
 
 def _excess(results: Results, name: str) -> tuple[str, str, bool]:

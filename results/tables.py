@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from results import rules
 from results.tidy import Results, records
-from results.wording import TIED, heading, percent
+from results.wording import TIED, Comparison, heading, percent
 from results.worth import predictors_table
 
 SETTING = ["arm", "generator", "exposure", "budget", "ratio", "share", "backbone", "variant"]
@@ -32,8 +33,25 @@ def utility(results: Results) -> pd.DataFrame:
     order = ["dataset", "backbone", "variant", "budget", "_real", "arm", "generator", "exposure", "ratio", "share"]
     wide = wide.assign(_real=wide["arm"] != "real").sort_values(order, kind="stable", ignore_index=True)
     wide = wide.drop(columns="_real")
-    wide.attrs["best"] = ("auroc", ["dataset", "budget", "backbone", "variant"])
+    keys = ["dataset", *SETTING]
+    counted = table[(table["metric"] == "auroc") & (table["status"] == "ok") & table["seed"].notna()]
+    counted = counted.groupby(keys, dropna=False)["seed"].nunique().rename("seeds").reset_index()
+    wide = wide.merge(counted, on=keys, how="left") if len(wide) else wide
+    wide = with_holes(wide, results.failed, "classify")
+    group = ["dataset", "budget", "backbone", "variant"]
+    wide.attrs["best"] = [Comparison(name, group) for name in ("auroc", "balanced_accuracy", "accuracy")]
     return wide
+
+
+def with_holes(wide: pd.DataFrame, failed: pd.DataFrame, stage: str) -> pd.DataFrame:
+    """A row of dashes for each setting all of whose cells of a stage failed or were not run."""
+    keys = [name for name in ("dataset", "image_type", *SETTING) if name in wide]
+    lost = failed.loc[failed["stage"] == stage, keys].drop_duplicates()
+    if lost.empty or wide.empty:
+        return wide if lost.empty else lost.reindex(columns=wide.columns)
+    both = lost.merge(wide[keys], on=keys, how="left", indicator=True)
+    lost = both[both["_merge"] == "left_only"].drop(columns="_merge")
+    return pd.concat([wide, lost], ignore_index=True) if len(lost) else wide
 
 
 def differences(results: Results) -> pd.DataFrame:
@@ -53,6 +71,7 @@ def multiplier(results: Results) -> pd.DataFrame:
         marks = merged[name] if name in merged else pd.Series(index=merged.index, dtype="float64")
         merged[f"censored_{bound}"] = [FLAGS[0 if pd.isna(flag) else int(flag)] for flag in marks]
         merged = merged.drop(columns=name, errors="ignore")
+    merged.attrs["best"] = [Comparison("data_multiplier", ["dataset", "budget", "backbone", "variant"])]
     return merged
 
 
@@ -87,10 +106,19 @@ def fidelity(results: Results) -> pd.DataFrame:
     """Distances and diversity of generators and controls, pooled over seeds."""
     table = results.table[(results.table["stage"] == "fidelity") & (results.table["group"] == "all")]
     wide = widened(table, ["dataset", "generator", "exposure", "budget", "variant"], _metrics(table), ("n",))
+    wide = with_holes(wide, results.failed, "fidelity")
     wide.insert(2, "role", [CONTROLS.get(name, "generator") for name in wide["generator"]])
+    ours = frozenset(int(i) for i in np.flatnonzero(wide["role"] == "generator"))
+    wide.attrs["best"] = [
+        Comparison(name, ["dataset"], name.startswith(("frechet", "kernel", "ms_ssim", "two_sample_a")), ours)
+        for name in wide.columns if name.startswith(RANKED) and not name.endswith(("_low", "_high", "_scales"))
+    ]  # fmt: skip
     return wide
 
 
+RANKED = (
+    "frechet", "kernel", "precision", "recall", "density", "coverage", "ms_ssim", "vendi", "label_c", "two_sample_a",
+)  # fmt: skip  # beginnings of measures of which one generator can be called best
 AUDITED = ("excess_copies", "copies_called", "tile_max_level", "tile_max_excess_copies", "bank_share", "bank_p",
            "membership_auroc", "membership_calibrated_auroc", "membership_blind_auroc", "membership_epsilon",
            "dp_epsilon", "dp_delta")  # fmt: skip
@@ -100,7 +128,10 @@ AUDIT_KEYS = ["dataset", "generator", "exposure", "budget", "variant"]
 def privacy(results: Results) -> pd.DataFrame:
     """The audit: excess copies, called by both controls or by the query control alone, its level, the bank control,
     and membership beside what one tells who never saw the generator."""
-    return widened(_audited(results, "all"), AUDIT_KEYS, AUDITED, ("n",)).rename(columns={"n": "images"})
+    wide = widened(_audited(results, "all"), AUDIT_KEYS, AUDITED, ("n",)).rename(columns={"n": "images"})
+    wide = with_holes(wide, results.failed, "audit")
+    wide.attrs["best"] = [Comparison("excess_copies", ["dataset"], True)]
+    return wide
 
 
 def power(results: Results) -> pd.DataFrame:
@@ -196,19 +227,24 @@ def datasets(results: Results) -> pd.DataFrame:
 
 
 def costs(results: Results) -> pd.DataFrame:
-    """Time and memory of every stage and generator: cells, sum, mean and the largest peak."""
-    names = ["stage", "generator", "device", "cells", "total_seconds", "mean_seconds", "peak_memory_mb"]
+    """Time, memory and speed of every stage and generator; images: those that training saw. Energy is not metered."""
+    names = ["stage", "generator", "device", "cells", "total_seconds", "cpu_seconds", "mean_seconds",
+             "images_per_second", "peak_memory_mb"]  # fmt: skip
     table = results.costs
     if table.empty:
         return pd.DataFrame(columns=names)
     filled = table.assign(**{name: table[name].fillna("") for name in ("stage", "generator", "device")})
+    filled = filled.assign(**{name: filled.get(name, float("nan")) for name in ("images", "cpu_seconds")})
     grouped = filled.groupby(["stage", "generator", "device"], sort=True)
-    return grouped.agg(
+    summed = grouped.agg(
         cells=("cell", "nunique"),
         total_seconds=("seconds", "sum"),
+        cpu_seconds=("cpu_seconds", "sum"),
         mean_seconds=("seconds", "mean"),
+        images=("images", lambda values: values.sum(min_count=1)),
         peak_memory_mb=("peak_memory_mb", "max"),
     ).reset_index()
+    return summed.assign(images_per_second=summed["images"] / summed["total_seconds"])[names]
 
 
 TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {

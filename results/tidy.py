@@ -96,7 +96,9 @@ class Results:
     claims: pd.DataFrame  # of results.claims.contrasts
     datasets: list[dict[str, Any]]  # cards: name, image_type, specialty, classes, licence, citation, caveats, ...
     costs: pd.DataFrame  # stage, dataset, generator, cell, seconds, peak_memory_mb, device
-    samples: list[dict[str, Any]]  # dataset, image_type, caption, real and synthetic uint8 [n, H, W, 3], seed
+    samples: list[
+        dict[str, Any]
+    ]  # dataset, image_type, specialty, generator, captions, real, synthetic uint8 [n, H, W, 3], seed
     neighbours: list[
         dict[str, Any]
     ]  # dataset, generator, synthetic, nearest_train, nearest_heldout, d_train, d_heldout
@@ -135,6 +137,11 @@ class Results:
         """The study's own generators, the first one that of headlines."""
         return [str(name) for name in self.study.get("generators") or {}]
 
+    def titled(self, name: str) -> str:
+        """A data set's name with its number of test images, where its card tells."""
+        count = self.card(name).get("n_test")
+        return f"{name} (n = {count})" if count else name
+
     def card(self, name: str) -> dict[str, Any]:
         """The card of a data set, or one with its name alone."""
         return next((card for card in self.datasets if card["name"] == name), {"name": name})
@@ -166,6 +173,7 @@ LOOKS = {  # Okabe and Ito's palette, which colour-blind readers can tell apart;
 }
 PLACEBOS = ("class_mean", "copies", "mixup")
 SPARE = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", ":", "-.")
 
 RC: Any = {
@@ -217,6 +225,11 @@ def look(arm: str, generator: str = "") -> Look:
     return LOOKS.get(key, Look("#444444", "o", key.replace("_", " ")))
 
 
+def placed(place: int) -> tuple[str, str]:
+    """Colour and marker of the n-th of several sets or generators: 40 pairs before one comes twice."""
+    return SPARE[place % len(SPARE)], MARKERS[(place + place // len(SPARE)) % len(MARKERS)]
+
+
 def label(name: str) -> str:
     """Readable name of an arm, control or generator."""
     return LOOKS[name].label if name in LOOKS else name.replace("_", " ")
@@ -242,13 +255,21 @@ def highest_budget(results: Results) -> float:
     return float(budgets.max()) if len(budgets) else float("nan")
 
 
-def with_images(results: Results, arm: str = "augmented") -> pd.DataFrame:
-    """The contrasts of one arm with the study's first generator against real, first backbone and setting."""
+MAIN = ("augmented", "mixed", "pretrained", "synthetic")  # the arms that may carry a study's answer, the first it has
+
+
+def main_arm(found: Iterable[str]) -> str:
+    """The arm with synthetic images that stands for a study; augmented where it has none at all."""
+    return next((arm for arm in MAIN if arm in set(found)), MAIN[0])
+
+
+def with_images(results: Results) -> pd.DataFrame:
+    """The contrasts of the main arm with the study's first generator against real, first backbone and setting."""
     claims = results.claims
     if claims.empty:
         return claims
-    kept = claims[(claims["arm"] == arm) & (claims["against"] == "real") & ~claims["generator"].isin(PLACEBOS)]
-    return one_a_set(results, plain(results, kept))
+    kept = plain(results, claims[(claims["against"] == "real") & ~claims["generator"].isin(PLACEBOS)])
+    return one_a_set(results, kept[kept["arm"] == main_arm(kept["arm"])])
 
 
 def placebos(results: Results) -> pd.DataFrame:
@@ -273,7 +294,7 @@ def one_a_set(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def headline(results: Results) -> pd.DataFrame:
-    """One row a data set: the named contrast, else augmented against real at the lowest budget."""
+    """One row a data set: the named contrast, else the main arm against real at the lowest budget."""
     claims = results.claims
     if claims.empty:
         return claims

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from results.tidy import missing, rounded
@@ -150,6 +149,16 @@ LATEX = {
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """What `table.attrs["best"]` lists: a column whose best number in each group of keys is marked."""
+
+    column: str
+    keys: list[str]
+    lower: bool = False  # whether the smallest is best
+    rows: frozenset[int] | None = None  # positions that may be best; None = all
+
+
+@dataclass(frozen=True)
 class Printed:
     """Headings, rows of cells, which columns are numbers, and which (row, column) is best or tied with the best."""
 
@@ -161,6 +170,7 @@ class Printed:
     note: str = ""  # what all rows have in common, where such columns were folded
 
 
+KEPT = ("paper",)  # columns that are shown although they are empty: that the paper gives no number is worth telling
 TIED = "versus_best_p"  # the column of p values against the best of a comparison
 FOLDED = (
     "image_type", "generator", "exposure", "against", "budget", "ratio", "share", "backbone", "variant", "device",
@@ -172,7 +182,8 @@ def printed(table: pd.DataFrame, fold: bool = False) -> Printed:
 
     fold: a setting that is the same in all rows becomes a note.
     """
-    names = [name for name in map(str, table.columns) if not _is_bound(name, table) and not _empty(table[name])]
+    names = [name for name in map(str, table.columns) if not _is_bound(name, table)]
+    names = [name for name in names if name in KEPT or not _empty(table[name])]
     if "text" in names and "verdict" in names:
         names.remove("verdict")
     same = [name for name in names if fold and len(table) > 1 and name in FOLDED and table[name].nunique() == 1]
@@ -180,8 +191,8 @@ def printed(table: pd.DataFrame, fold: bool = False) -> Printed:
     names = [name for name in names if name not in same]
     rows = [[_cell(name, row) for name in names] for row in table.to_dict("records")]
     numeric = [pd.api.types.is_numeric_dtype(table[name]) and table[name].dtype != bool for name in names]
-    best = _best(table, names)
-    return Printed([heading(name, table) for name in names], rows, numeric, best, _tied(table, names) - best, note)
+    best, tied = _marked(table, names)
+    return Printed([heading(name, table) for name in names], rows, numeric, best, tied, note)
 
 
 def heading(name: str, table: pd.DataFrame | None = None) -> str:
@@ -233,14 +244,7 @@ def latex(table: Printed) -> str:
     columns = "".join("r" if numeric else "l" for numeric in table.numeric)
     head = " & ".join(tex(text) for text in table.headings)
     body = [" & ".join(row) + r" \\" for row in cells]
-    lines = [
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        head + r" \\",
-        r"\midrule",
-        *body,
-        r"\bottomrule",
-    ]
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head + r" \\", r"\midrule", *body, r"\bottomrule"]
     return "\n".join([*lines, r"\end{tabular}"]) + "\n"
 
 
@@ -309,23 +313,32 @@ def one(name: str, value: Any) -> str:
     return significant(value) if stem.startswith(("frechet", "kernel")) else number(value)
 
 
-def _tied(table: pd.DataFrame, names: list[str]) -> frozenset[tuple[int, int]]:
-    """Those that do not differ from the best at 5 %."""
-    if "best" not in table.attrs or TIED not in table:
-        return frozenset()
-    column = names.index(table.attrs["best"][0]) if table.attrs["best"][0] in names else -1
-    tied = np.flatnonzero(table[TIED].to_numpy(dtype=np.float64) >= 0.05)
-    return frozenset((int(row), column) for row in tied if column >= 0)
+Cells = frozenset[tuple[int, int]]
 
 
-def _best(table: pd.DataFrame, names: list[str]) -> frozenset[tuple[int, int]]:
-    """The largest of a column within its groups, as table.attrs['best'] = (column, keys) asks."""
-    if "best" not in table.attrs or table.empty:
-        return frozenset()
-    column, keys = table.attrs["best"]
-    marked = set()
-    for _, part in table.reset_index(drop=True).groupby(keys, dropna=False):
-        values = part[column].dropna()
-        if len(values) > 1:
-            marked |= {(int(row), names.index(column)) for row in values.index[values == values.max()]}
-    return frozenset(marked)
+def _marked(table: pd.DataFrame, names: list[str]) -> tuple[Cells, Cells]:
+    """(row, column) of the best of each comparison and of those tied with it: p of 5 % or more where the table has it,
+    else an interval that meets the best one's."""
+    best: set[tuple[int, int]] = set()
+    tied: set[tuple[int, int]] = set()
+    flat = table.reset_index(drop=True)
+    for each in (each for each in table.attrs.get("best", []) if each.column in names):
+        place = names.index(each.column)
+        kept = flat if each.rows is None else flat[flat.index.isin(each.rows)]
+        for _, part in kept.groupby(each.keys, dropna=False):
+            part = part[part[each.column].notna()]
+            if len(part) > 1:
+                value = part[each.column].min() if each.lower else part[each.column].max()
+                first = part.index[part[each.column] == value]
+                best |= {(int(row), place) for row in first}
+                tied |= {
+                    (int(row), place) for row in part.index if _ties(part.loc[row], part.loc[first[0]], each.column)
+                }
+    return frozenset(best), frozenset(tied - best)
+
+
+def _ties(row: "pd.Series[Any]", best: "pd.Series[Any]", column: str) -> bool:
+    if column == "auroc" and TIED in row:
+        return bool(row[TIED] >= 0.05)
+    ends: list[Any] = [each.get(f"{column}_{end}") for each in (row, best) for end in ("low", "high")]
+    return not any(missing(end) for end in ends) and bool(ends[0] <= ends[3] and ends[2] <= ends[1])

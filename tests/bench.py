@@ -1,6 +1,6 @@
 """`make bench`: what a user waits for, and ratios to what they would pick instead; prints, never fails.
 
-python tests/bench.py [PART ...] [--home DIR]     # quick generator grid statistics neighbours fidelity features
+python tests/bench.py [PART ...] [--home DIR]     # quick generator steps grid statistics neighbours ...
 """
 
 import argparse
@@ -93,6 +93,50 @@ def generator(home: Path) -> None:
     show("sampling, images a second at 64 px", 1 / mine, "1/s", "")
     show("sampling, times StableDiffusionPipeline with TAESD, batched", batched / mine, "x", "3")
     show("sampling, times the same one image at a time", alone / mine, "x", "10")
+
+
+def steps(home: Path) -> None:
+    """Fifteen steps beside StableDiffusionPipeline's fifty, on one U-Net trained for minutes on real radiographs."""
+    from benchmark.datasets import captions, load
+    from benchmark.running import quiet
+    from classifiers.features import efficientnet_lite0, efficientnet_lite0_maps, embed, fid_inception
+    from generators.autoencoders import SHIPPED, encode, load_autoencoder, tune_decoder
+    from generators.fidelity import frechet_distance, subset_interval
+    from generators.latent_diffusion import sample, small_pipeline
+    from generators.training import Schedule, train
+
+    if not (os.environ.get("AUGURY_DATA") and os.environ.get("AUGURY_WEIGHTS")):
+        print("steps: skipped, it needs $AUGURY_DATA/pneumoniamnist and $AUGURY_WEIGHTS/inception-fid")
+        return
+    quiet()
+    data, n = load("pneumoniamnist", 64), 400
+    images, labels = data.splits["train"].images, data.splits["train"].labels
+    texts = captions(data.card, labels, None)
+    vae = load_autoencoder(SHIPPED)
+    tune_decoder(vae, images, 64, efficientnet_lite0_maps(), images_seen=9_600)
+    vae.register_to_config(scaling_factor=1 / float(encode(vae, images[:512], 64).std()))
+    model = small_pipeline(vae, 64, (64, 128), 128, 0)
+    uniform = np.full(len(images), 1 / len(images))
+    train(model, encode(vae, images, 64), texts, uniform, Schedule(images_seen=40_000), seed=0)
+
+    asked = [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:n]]
+    drawn = {f"{many} steps": sample(model, asked, list(range(n)), size=64, steps=many) for many in (15, 50)}
+    parts = [model(asked[i : i + 50], output_type="np").images for i in range(0, n, 50)]  # 50 steps, guidance 7.5
+    drawn["its defaults"] = np.rint(np.concatenate(parts) * 255).astype(np.uint8)
+    inception = fid_inception(next((Path(os.environ["AUGURY_WEIGHTS"]) / "inception-fid").glob("*.safetensors")))
+    real = data.splits["test"].images[np.random.default_rng(0).permutation(624)[:n]]
+    spaces = {"EfficientNet": (efficientnet_lite0(), 128, "bicubic"), "Inception": (inception, 299, "bilinear")}
+    for space, how in spaces.items():
+        seen = {name: embed(how[0], each, *how[1:]) for name, each in (drawn | {"real": real}).items()}
+        for name in list(drawn)[1:]:
+
+            def gap(rows: Any, name: str = name, seen: Any = seen) -> float:
+                return frechet_distance(seen["15 steps"][rows], seen["real"]) - frechet_distance(
+                    seen[name][rows], seen["real"]
+                )
+
+            value, low, high = subset_interval(gap, [f"{i}" for i in range(n)], gap(np.arange(n)), subsets=50)
+            show(f"{space}: Fréchet of 15 steps less {name}'s", value, f"{low:.0f} to {high:.0f}", "not above 0")
 
 
 def usual_training(pipeline: Any, images: Any, captions: list[str], steps: int) -> None:
@@ -272,7 +316,7 @@ def counted(classifiers: int, images: int) -> None:
 
 
 PARTS: dict[str, Callable[[Path], None]] = {
-    "quick": quick, "generator": generator, "grid": grid, "statistics": statistics,
+    "quick": quick, "generator": generator, "steps": steps, "grid": grid, "statistics": statistics,
     **{name: lambda home, part=part: part(show) for name, part in bench_measures.PARTS.items()},  # type: ignore[misc]
 }  # fmt: skip
 

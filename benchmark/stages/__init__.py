@@ -4,12 +4,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 VERSIONS: dict[str, int] = {
     "split": 3,
-    "autoencoder": 2,
+    "autoencoder": 3,
     "train": 2,
     "synthesize": 2,
     "features": 1,
@@ -63,3 +64,23 @@ def stage(name: str) -> Stage:
         "membership": audit.run_membership,
     }
     return stages[name]
+
+
+def forget_peak() -> None:
+    """Start measuring peak memory anew: a worker runs many cells."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # Linux alone can
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mb() -> float:
+    """Peak resident memory in MiB since `forget_peak`; of the process's whole life where that cannot be reset."""
+    import resource
+
+    with suppress(OSError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,5 +1,7 @@
-"""Draw a synthetic set: one image a real training row of the largest budget, times the ratio, with its caption."""
+"""Draw a synthetic set: one image a real training row of the largest budget, times the ratio, with its caption; or
+the pictures of free prompts."""
 
+import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.cache import BadInput, Record, write_json
+from benchmark.cache import BadInput, Cell, Record, Store, write_json
 from benchmark.datasets import Card, captions, label_codes, label_name, phrase
 from benchmark.sources import labelled_files, read_image
 from benchmark.splits import pixel_keys
 from benchmark.stages import device, split, spoken
+from benchmark.study import Study
 
 
 @dataclass(frozen=True)
@@ -191,3 +194,53 @@ def _baseline(
     for code in np.unique(wanted):
         out[wanted == code] = images[made == code]
     return out
+
+
+def read_prompts(given: list[str], file: Path | None) -> list[str]:
+    """The prompts of the command line and of a file, one a line. Raises BadInput where one is blank or none is left."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines() if file else []
+    except (OSError, UnicodeDecodeError):
+        raise BadInput(f"--prompts {file} given; allowed: a text file in UTF-8, one prompt a line") from None
+    texts = [*given, *(line for line in lines if line.strip())]
+    if file and len(texts) == len(given):
+        raise BadInput(f"--prompts {file} holds no prompt")
+    if not all(text.strip() for text in texts):
+        raise BadInput("--prompt is blank; allowed: a text")
+    return texts
+
+
+def draw_prompts(
+    study: Study, cells: list[Cell], store: Store, prompts: list[str], seed: int, out: Path, generator: str | None
+) -> None:
+    """Draw free prompts as the study samples, with its first generator or the one named; image i has seed + i."""
+    from PIL import Image
+
+    from benchmark.running import quiet
+    from generators.latent_diffusion import load_pipeline, sample
+
+    cell = prompted(study, cells, generator)
+    quiet()
+    out.mkdir(parents=True, exist_ok=True)
+    config, seeds = cell.config, [seed + i for i in range(len(prompts))]
+    pipeline = load_pipeline(store.verify(cell.inputs["train"]) / "pipeline").to(device())
+    how = {name: config[name] for name in ("size", "steps", "guidance", "batch", "scheduler")}
+    images = sample(pipeline, prompts, seeds, **how)
+    with (out / "metadata.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["file_name", "caption", "seed", "guidance", "generator"])
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(out / f"{i:06d}.png")
+            writer.writerow([f"{i:06d}.png", prompts[i], seeds[i], config["guidance"], cell.inputs["train"].digest])
+
+
+def prompted(study: Study, cells: list[Cell], generator: str | None) -> Cell:
+    """The first set of the study's first generator, or of the one named, as the study is written."""
+    drawn = [cell for cell in cells if cell.stage == "synthesize" and "train" in cell.inputs]
+    names = [name for name in study.generators if any(cell.about.get("generator") == name for cell in drawn)]
+    if not names:
+        raise BadInput("synthesize: the study has no generator")
+    if generator is not None and generator not in names:
+        raise BadInput(f"--generator {generator!r} given; allowed: {', '.join(names)}")
+    mine = [cell for cell in drawn if cell.about.get("generator") == (generator or names[0])]
+    return min(mine, key=lambda cell: bool(cell.about.get("variant")))

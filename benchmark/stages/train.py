@@ -41,13 +41,14 @@ def run_autoencoder(config: Record, inputs: dict[str, Path], folder: Path) -> No
     """Writes vae/ (a diffusers folder) and facts.json: its resolution in pixels, losses, images."""
     from classifiers.features import efficientnet_lite0_maps
     from generators.autoencoders import encode, load_autoencoder, tune_decoder, working_resolution
+    from generators.training import sampling_weights
 
     if "source" in config:
         return _own_autoencoder(config, folder)
     resolution = config["resolution"] or working_resolution(config["size"])
     begun = inputs.get("start")
     model = (load_autoencoder(begun / "vae") if begun else named_autoencoder(config["autoencoder"])).to(device())
-    images, _, _ = seen(config, inputs)
+    images, _, sets = seen(config, inputs)
     losses: list[float] = []
     if config["images_seen"]:
         losses = tune_decoder(
@@ -56,6 +57,7 @@ def run_autoencoder(config: Record, inputs: dict[str, Path], folder: Path) -> No
             resolution,
             efficientnet_lite0_maps(),
             images_seen=config["images_seen"],
+            weights=sampling_weights(sets, config["balance"]),
             seed=0,
             report=spoken("decoder", config["images_seen"]),
         )

@@ -179,8 +179,8 @@ def make(sets: dict[str, Any], seeds: int) -> Results:
         neighbours=[neighbour(rng, name) for name in sets],
         distances=[distance(rng, name) for name in sets],
         manifest={
-            "versions": {"augury": "0.1.0", "torch": "2.9"}, "commands": ["augury run made-up"],
-            "seeds": list(range(seeds)), "digest": "abc123", "error": None,
+            "versions": {"augury": "0.1.0", "torch": "2.9"}, "seeds": list(range(seeds)), "digest": "abc123",
+            "commands": ["augury run made-up", "augury report made-up"], "error": None,
         },
     )  # fmt: skip
 
@@ -202,7 +202,8 @@ def pictures(rng: np.random.Generator, n: int) -> np.ndarray:
 def sample(rng: np.random.Generator, name: str, sets: dict[str, Any]) -> dict[str, Any]:
     caption = f"{sets[name][0]} image of a made-up finding, with a caption $x_1$ that is rather long, as many are"
     images = {"real": pictures(rng, 5), "synthetic": pictures(rng, 5)}
-    return {"dataset": name, "image_type": sets[name][0], "caption": caption, "seed": 0, **images}
+    return {"dataset": name, "image_type": sets[name][0], "captions": [caption] * 6, "seed": 0,
+            "specialty": "Radiology", "generator": "generalist", **images}  # fmt: skip
 
 
 def neighbour(rng: np.random.Generator, name: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results.claims import compare_runs, lines, lower_is_better, worse
+from results.claims import compare_runs, comparison, lines, lower_is_better, matched, worse
 from results.tidy import frame
 
 
@@ -63,3 +63,30 @@ def test_nothing_shared_names_what_is() -> None:
 def test_lines_are_readable() -> None:
     text = lines(compare_runs(run(), run(-0.05, noise=0.01, study="b"), "auroc"), "auroc")
     assert text[0].startswith("classify x augmented 0.1: auroc 0.820 -> 0.7") and "5 seeds" in text[0]
+
+
+def test_generators_of_other_names_stand_beside_each_other() -> None:
+    one, two = (run(shift, study=name) for shift, name in ((0.0, "a"), (-0.2, "b")))
+    one.loc[one["arm"] == "augmented", "generator"] = "old"
+    two.loc[two["arm"] == "augmented", "generator"] = "new"
+    assert compare_runs(one, two, "auroc")["arm"].tolist() == ["real"]
+    assert matched(one, two) == {"old": "new"}
+    table, told, lost = comparison(one, two, "auroc", 0.01, {"old": "new"})
+    assert lost and sorted(table["arm"]) == ["augmented", "real"] and told[0] == "generator old stands beside new"
+
+
+def test_two_seeds_are_judged_by_the_difference() -> None:
+    one, two = (table[table["seed"] < 2].copy() for table in (run(), run(study="b")))
+    two.loc[two["arm"] == "augmented", "value"] -= [0.05, 0.07]
+    assert worse(compare_runs(one, two, "auroc"), "auroc", 0.01)["arm"].tolist() == ["augmented"]
+
+
+def test_a_cell_that_failed_in_the_second_run_is_worse() -> None:
+    two = run(study="b")
+    lost = two["seed"].eq(1) & two["arm"].eq("augmented")
+    two = two[~lost]
+    assert not comparison(run(), two, "auroc", 0.01, {})[2], "not run is only told"
+    failed = frame([{"study": "b", "stage": "classify", "dataset": "x", "arm": "augmented", "budget": 0.1, "seed": 1,
+                     "group": "all", "status": "failed"}])  # fmt: skip
+    _, told, worse_ = comparison(run(), pd.concat([two, failed]), "auroc", 0.01, {})
+    assert worse_ and told[-1] == "1 cells only in A (1 of them failed in B), 0 only in B"

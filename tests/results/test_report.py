@@ -15,7 +15,7 @@ from results.pooling import pooled_rows
 from results.report import render
 from results.tables import TABLES
 from results.tidy import Results, frame, join
-from results.wording import latex, markdown, printed, write_table
+from results.wording import Comparison, latex, markdown, printed, write_table
 from tests.results.conftest import bare
 
 VOID = {"meta", "img", "br", "line", "ellipse"}
@@ -105,7 +105,12 @@ def test_the_same_results_give_the_same_bytes(folder: Path, results: Results, tm
 def test_an_empty_study_says_so(empty: Results, tmp_path: Path) -> None:
     render(empty, tmp_path)
     page = parsed(tmp_path / "report/index.html")
-    for words in ("No privacy audit was run", "cannot say if they help", "No times were recorded"):
+    for words in (
+        "No privacy audit was run",
+        "cannot say if they help",
+        "No times were recorded",
+        "What it cost was not recorded",
+    ):
         assert words in page.text
     assert not list((tmp_path / "report").glob("figures/*")) and not re.search(r"\bnan\b", page.text)
     assert all(draw(name, empty) is None for name in FIGURES)
@@ -135,13 +140,13 @@ def test_five_sentences_for_each_outcome(results: Results) -> None:
 
 
 def test_exposure_is_told(results: Results) -> None:
-    assert "no run limited it" in answers(results)[4]
+    assert "no run limited it" in answers(results)[3]
     mine = results.claims[(results.claims["dataset"] == "busi") & (results.claims["budget"] == 0.01)]
     limited = mine[(mine["arm"] == "augmented") & (mine["generator"] == "generalist")].assign(
         exposure="budget", claim=False, family=""
     )
     claims = pd.concat([mine, limited])
-    assert "limited to the classifier's own 27 the gain was" in answers(dataclasses.replace(results, claims=claims))[4]
+    assert "limited to the classifier's own 27 the gain was" in answers(dataclasses.replace(results, claims=claims))[3]
 
 
 def test_one_seed_has_the_patients_interval_and_says_so(results: Results) -> None:
@@ -175,7 +180,33 @@ def test_tables_in_words(tmp_path: Path) -> None:
 def test_the_best_is_bold(results: Results) -> None:
     table = TABLES["utility"](results)
     text = markdown(printed(table))
-    assert text.count("**") == 2 * len(table.groupby(["dataset", "budget"]))
+    assert text.count("**") == 2 * 3 * len(table[table["auroc"].notna()].groupby(["dataset", "budget"]))
+
+
+def test_ties_are_told_by_intervals_where_there_is_no_p() -> None:
+    rows = [["d", "a", 5.0, 4.0, 6.0], ["d", "b", 5.5, 4.5, 6.5], ["d", "c", 9.0, 8.0, 10.0], ["d", "real", 1.0, 1, 1]]
+    table = pd.DataFrame(rows, columns=["dataset", "generator", "frechet", "frechet_low", "frechet_high"])
+    table.attrs["best"] = [Comparison("frechet", ["dataset"], True, frozenset({0, 1, 2}))]
+    found = printed(table)
+    assert found.best == {(0, 2)} and found.tied == {(1, 2)}
+
+
+def test_a_setting_that_failed_is_a_row_of_dashes(results: Results) -> None:
+    assert len(results.failed) == 1
+    lost = TABLES["utility"](results).iloc[-1]
+    assert (lost["dataset"], lost["arm"]) == ("busi", "mixed") and pd.isna(lost["auroc"])
+    assert (TABLES["utility"](results)["seeds"].dropna() == 3).all()
+
+
+def test_the_paper_column_stays_although_it_is_empty(results: Results) -> None:
+    assert "paper" in printed(TABLES["claims"](results)).headings
+
+
+@pytest.mark.parametrize(("arm", "words"), [("mixed", "replacing half by synthetic"), ("synthetic", "instead")])
+def test_another_arm_answers_where_augmented_is_missing(results: Results, arm: str, words: str) -> None:
+    claims = results.claims[results.claims["arm"] == arm].assign(family="", claim=False)
+    found = answers(dataclasses.replace(results, claims=claims))
+    assert words in found[0] and "had seen all training images" in found[3]
 
 
 def test_published_values_stand_beside_ours_of_the_same_network_and_size() -> None:

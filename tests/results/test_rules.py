@@ -147,6 +147,12 @@ def test_a_study_without_real_arms_says_how_real_the_images_look(results: Result
             for name, value in (("all", 0.96), ("real", 0.48), ("round_trip", 0.92))]  # fmt: skip
     rows += [keys | {"stage": "audit", "metric": "copies_called", "generator": "all", "value": 0.0}]
     found = [text.replace("\u00a0", " ") for text in answers.answers(made(results, rows))]
-    assert len(found) == 4 and "real from synthetic images in 96 % of d (95 % interval 94 % to 98 %" in found[1]
+    assert len(found) == 5 and "real from synthetic images in 96 % of d (95 % interval 94 % to 98 %" in found[1]
     assert "real from real 48 %, the autoencoder's round trip 92 %" in found[1]
     assert found[3].startswith("The generator had seen all training images")
+
+
+@pytest.mark.parametrize(("exposure", "words"), [("transfer", "images of the other sets"), ("external", "not known")])
+def test_other_exposures_are_told(results: Results, exposure: str, words: str) -> None:
+    row = {"stage": "audit", "dataset": "d", "exposure": exposure, "group": "all", "metric": "copies_called"}
+    assert words in answers.exposure(made(results, [row | {"generator": "all", "value": 0.0}]))
