@@ -83,6 +83,8 @@ def page(results: Results, tables: dict[str, pd.DataFrame], figures: dict[str, S
         "cost": cost_sentence(results),
         "facts": facts(results),
         "commands": commands(results),
+        "cells": results.manifest.get("cells") or {},
+        "scales": next(s for s in (5, 4, 3, 2, 1) if s == 1 or int(results.study.get("size", 64)) > 10 * 2 ** (s - 1)),
     }
     return environment.get_template("report.html.j2").render(context)
 
@@ -126,7 +128,7 @@ def _contrasts(claims: pd.DataFrame, claimed: bool) -> Printed:
 
 
 def cost_sentence(results: Results) -> str:
-    """The total, and what one more seed of every classifier would cost."""
+    """The total, and what one more seed or budget of every classifier would cost."""
     costs = results.costs
     if costs.empty or costs["seconds"].isna().all():
         return "No times were recorded."
@@ -136,8 +138,9 @@ def cost_sentence(results: Results) -> str:
     text = f"{counted(len(cells), 'cell').capitalize()} took {total} of computing in all."
     seeds = results.table.loc[results.table["stage"] == "classify", "seed"].dropna().nunique()
     if len(classify) and seeds:
-        each = duration(classify["seconds"].sum() / seeds)
-        text += f" One more seed of every classifier would cost about {each}."
+        budgets = results.table.loc[results.table["stage"] == "classify", "budget"].dropna().nunique()
+        seed, budget = (duration(classify["seconds"].sum() / max(1, each)) for each in (seeds, budgets))
+        text += f" One more seed of every classifier would cost about {seed}, one more budget about {budget}."
     return text
 
 
@@ -157,7 +160,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
     )
     found = [(key.replace("_", " "), _plain(study[key])) for key in keys if key in study]
     found += [("versions", _plain(manifest.get("versions"))), ("seeds used", _plain(manifest.get("seeds")))]
-    other = sorted(set(manifest) - {"versions", "seeds", "commands", "shared_images"})
+    other = sorted(set(manifest) - {"versions", "seeds", "commands", "shared_images", "cells", "missing"})
     found += [(key.replace("_", " "), _plain(manifest[key])) for key in other]
     return [(key, text) for key, text in found if text not in (DASH, "")]
 

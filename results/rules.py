@@ -221,23 +221,25 @@ def compute(results: Results) -> Claim:
 
 
 def memorising(results: Results) -> Claim:
-    """H7: excess copies of generalist, specialist and unconditional generator."""
+    """H7: excess copies and membership AUROC of generalist, specialist and unconditional generator."""
     claim = "H7 More diverse data and text conditioning reduce memorising"
-    rule = "intervals of excess copies do not overlap, the generalist's below"
+    rule = "excess copies or membership AUROC lower for the generalist, intervals apart, and neither higher"
     every, single, unconditional = roles(results)
     others = [*single[:1], *unconditional[:1]]
     if not every or not others:
         return Claim(claim, rule, DASH, f"{UNTESTED}: it needs a generalist beside specialists or no text")
-    rows = results.pooled("audit", "excess_copies")
+    rows = pd.concat([results.pooled("audit", "excess_copies"), results.pooled("membership", "membership_auroc")])
     rows = rows[(rows["variant"] == "") & (rows["exposure"] == "full")]
-    bounds: Callable[[str], dict[str, tuple[float, float]]] = lambda name: {  # noqa: E731
-        str(row["dataset"]): (float(row["low"]), float(row["high"]))
+    bounds: Callable[[str], dict[tuple[str, str], tuple[float, float]]] = lambda name: {  # noqa: E731
+        (str(row["dataset"]), str(row["metric"])): (float(row["low"]), float(row["high"]))
         for row in records(rows[rows["generator"] == name]) if not absent(row["low"])
     }  # fmt: skip
-    mine, words = bounds(every[0]), {}
+    mine, found = bounds(every[0]), dict[str, set[str]]()
     for other in others:
-        for dataset, (low, high) in bounds(other).items():
-            if dataset in mine:
-                less, more = mine[dataset][1] < low, mine[dataset][0] > high
-                words[f"{dataset} ({other})"] = "supported" if less else "contradicted" if more else "undecided"
+        for key, (low, high) in bounds(other).items():
+            if key in mine:
+                less, more = mine[key][1] < low, mine[key][0] > high
+                found.setdefault(f"{key[0]} ({other})", set()).add("less" if less else "more" if more else "")
+    words = {name: "contradicted" if "more" in each else "supported" if "less" in each else "undecided"
+             for name, each in found.items()}  # fmt: skip
     return Claim(claim, rule, told(words) if words else DASH, over_sets(words))

@@ -128,6 +128,8 @@ HEADINGS = {
     "auroc_difference_bootstrap": "difference, bootstrap", "text": "verdict", "peak_memory_mb": "peak memory (MB)",
     "frechet_efficientnet_lite0": "Fréchet, EfficientNet-Lite0",
     "kernel_efficientnet_lite0": "kernel, EfficientNet-Lite0",
+    "frechet_inception": "FID (Inception, 299 px bilinear)", "kernel_inception": "KID (Inception, 299 px bilinear)",
+    "two_sample_smallest": "two-sample accuracy noticed from", "probe_alignment": "share of a real probe in its span",
     "tile_max_power": "tile-max", "mirrored_power": "mirrored", "smoothed_power": "smoothed",
     "zoomed_power": "zoomed", "blended_power": "halves of a blend", "adaptive_power": "adaptive ratio",
     "patch_power": "patch", "embedding_power": "embedding", "round_trip_power": "decoded bank",
