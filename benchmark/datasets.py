@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,20 @@ IMAGE_TYPES = (
 )  # fmt: skip
 TASKS = ("multiclass", "multilabel", "ordinal")
 
-# name: (image type, specialty); classes, licence and counts come from the medmnist package.
-MEDMNIST: dict[str, tuple[str, str]] = {
-    "bloodmnist": ("Microscopy", "Pathology"),
-    "breastmnist": ("Ultrasound", "Radiology"),
-    "chestmnist": ("X-ray", "Radiology"),
-    "dermamnist": ("Dermoscopy", "Dermatology"),
-    "octmnist": ("OCT", "Ophthalmology"),
-    "organamnist": ("CT", "Radiology"),
-    "organcmnist": ("CT", "Radiology"),
-    "organsmnist": ("CT", "Radiology"),
-    "pathmnist": ("Microscopy", "Pathology"),
-    "pneumoniamnist": ("X-ray", "Radiology"),
-    "retinamnist": ("Fundoscopy", "Ophthalmology"),
-    "tissuemnist": ("Microscopy", "Pathology"),
+# name: (image type, specialty, anatomy); classes, licence and counts come from the medmnist package.
+MEDMNIST: dict[str, tuple[str, str, str]] = {
+    "bloodmnist": ("Microscopy", "Pathology", "blood"),
+    "breastmnist": ("Ultrasound", "Radiology", "breast"),
+    "chestmnist": ("X-ray", "Radiology", "chest"),
+    "dermamnist": ("Dermoscopy", "Dermatology", "skin"),
+    "octmnist": ("OCT", "Ophthalmology", "retina"),
+    "organamnist": ("CT", "Radiology", "abdomen"),
+    "organcmnist": ("CT", "Radiology", "abdomen"),
+    "organsmnist": ("CT", "Radiology", "abdomen"),
+    "pathmnist": ("Microscopy", "Pathology", "colon"),
+    "pneumoniamnist": ("X-ray", "Radiology", "chest"),
+    "retinamnist": ("Fundoscopy", "Ophthalmology", "retina"),
+    "tissuemnist": ("Microscopy", "Pathology", "kidney cortex"),
 }
 PHANTOM_VERSION = 1  # raised when the same seed draws other pictures
 PHANTOMS = tuple(
@@ -58,6 +58,7 @@ class Card:
     caveats: str = ""
     split: str = ""
     image_types: tuple[str, ...] = ()
+    anatomy: str = ""  # what the images show, for captions: chest, retina, ...
     phantom: bool = False
 
     @classmethod
@@ -202,7 +203,7 @@ def _medmnist_card(name: str) -> Card:
     from medmnist import INFO
 
     info = INFO[name]
-    image_type, specialty = MEDMNIST[name]
+    image_type, specialty, anatomy = MEDMNIST[name]
     kind = info["task"]
     task = "multilabel" if "multi-label" in kind else "ordinal" if "ordinal" in kind else "multiclass"
     return Card(
@@ -210,6 +211,7 @@ def _medmnist_card(name: str) -> Card:
         classes=tuple(info["label"][key] for key in sorted(info["label"], key=int)),
         image_type=image_type,
         specialty=specialty,
+        anatomy=anatomy,
         task=task,
         licence=info["license"],
         citation="Yang J. et al., MedMNIST v2, Scientific Data 10:41, 2023",
@@ -240,18 +242,6 @@ def _check(card: Card, splits: dict[str, Split]) -> None:
         raise BadInput(f"data set {card.name}: one class ({card.classes[0]!r}); at least two are needed")
 
 
-def rows_of(split: Split, rows: NDArray[np.int64]) -> Split:
-    """The chosen rows of a split, in that order."""
-    return replace(
-        split,
-        images=split.images[rows],
-        labels=split.labels[rows],
-        groups=[split.groups[i] for i in rows] if split.groups else None,
-        columns={key: [values[i] for i in rows] for key, values in split.columns.items()},
-        captions=[split.captions[i] for i in rows] if split.captions else None,
-    )
-
-
 def identity(reference: str) -> dict[str, str]:
     """dataset, image_type and specialty as the tidy table has them, without reading any image."""
     import json
@@ -271,7 +261,7 @@ def identity(reference: str) -> dict[str, str]:
         if not isinstance(facts, dict):
             raise BadInput(f"{beside} is not a data card: a mapping of keys to values is expected")
     elif reference in MEDMNIST:
-        facts = dict(zip(("image_type", "specialty"), MEDMNIST[reference], strict=True))
+        facts = dict(zip(("image_type", "specialty", "anatomy"), MEDMNIST[reference], strict=True))
     else:
         facts = {}
     return {
@@ -284,12 +274,13 @@ def identity(reference: str) -> dict[str, str]:
 DETAILS = ("label", "type", "full")
 NOTHING = "no finding"
 NEGATIVE = ("normal", "healthy", "negative", "none")
+SPELLED = 4  # other classes at most that a class without a finding names as absent
 # {label} = the class, {type} = the image type, {full} = a sentence with anatomy and finding. The first of each is the
 # one that sets are drawn with, the last is never trained on: it asks whether the text is understood or learnt by heart.
 PHRASINGS: dict[str, tuple[str, ...]] = {
     "label": ("{label}", "a case of {label}", "finding: {label}", "an example of {label}"),
     "type": ("{type} image, {label}", "{label} in a {type} image", "{type}: {label}", "a {type} picture of {label}"),
-    "full": ("{full}", "{type}: {full}", "{full}, {label}", "a picture, {full}, from one patient"),
+    "full": ("{full}", "{type}: {full}", "{full}, {label}", "one patient's {place}, read as {label}"),
 }
 UNSEEN = 3  # place of the phrasing that no generator is trained on
 
@@ -299,22 +290,25 @@ def phrase(card: Card, label: Any, detail: str = "full", phrasing: int = 0) -> s
     chosen = [int(label)] if np.ndim(label) == 0 else [int(i) for i in np.flatnonzero(label)]
     names = [card.classes[i] for i in chosen] or [NOTHING]
     kind = card.image_types[chosen[0]] if card.image_types and chosen else card.image_type
-    words = {"label": " and ".join(names), "type": kind.lower(), "full": sentence(card, chosen)}
+    place = f"{kind.lower()} picture of the {card.anatomy}" if card.anatomy else f"{kind.lower()} picture"
+    words = {"label": " and ".join(names), "type": kind.lower(), "place": place, "full": sentence(card, chosen)}
     return PHRASINGS[detail][phrasing].format(**words)
 
 
 def sentence(card: Card, chosen: list[int]) -> str:
-    """The card's own caption, further labels joined; else image type and finding, negatives spelled out."""
-    if not chosen:
-        return f"{card.image_type.lower()} image with {NOTHING}"
-    kind = (card.image_types[chosen[0]] if card.image_types else card.image_type).lower()
+    """The card's own caption, further labels joined; else image type, anatomy and finding. What a class that means
+    nothing was found lacks is spelled out."""
+    kind = card.image_types[chosen[0]] if card.image_types and chosen else card.image_type
     names = [card.classes[i] for i in chosen]
-    if card.captions:
-        return " and ".join([card.captions[chosen[0]], *names[1:]])
-    if names[0].lower() in NEGATIVE and len(card.classes) == 2:
-        other = next(name for name in card.classes if name != names[0])
-        return f"{names[0].lower()} {kind} image with no {other}"
-    return f"{kind} image with {' and '.join(names)}" if card.task == "multilabel" else f"{kind} image, {names[0]}"
+    lead = f"{kind.lower()} image" + (f" of the {card.anatomy}" if card.anatomy else "")
+    text = f"{lead} showing {' and '.join(names)}" if names else f"{lead} with {NOTHING}"
+    if names and card.captions:
+        text = " and ".join([card.captions[chosen[0]], *names[1:]])
+    if len(names) != 1 or names[0].lower() not in NEGATIVE:
+        return text
+    others = [name for name in card.classes if name.lower() not in NEGATIVE]
+    absent = f"no {' or '.join(others)}" if 0 < len(others) <= SPELLED else NOTHING
+    return f"{text} with {absent}" if card.captions else f"{names[0].lower()} {lead} with {absent}"
 
 
 def captions(
@@ -324,14 +318,17 @@ def captions(
     """One caption an image [N].
 
     own: captions that the source gave each image, used where detail is full. phrasings: how many of PHRASINGS are
-    drawn from. noise: share of images whose caption is that of another random image's label.
+    drawn from. noise: share of images whose caption is that of a random image with another label.
     """
     rng = np.random.default_rng([seed, len(labels)])
-    which = rng.integers(0, phrasings, len(labels))
-    source = np.where(rng.random(len(labels)) < noise, rng.integers(0, max(1, len(labels)), len(labels)), -1)
+    which, source = rng.integers(0, phrasings, len(labels)), np.arange(len(labels))
+    codes = label_codes(labels)[0] if noise else source
+    for code in np.unique(codes[wrong := rng.random(len(labels)) < noise]):
+        mine, others = np.flatnonzero(wrong & (codes == code)), np.flatnonzero(codes != code)
+        source[mine] = rng.choice(others, len(mine)) if len(others) else mine
     made = []
     for i, label in enumerate(labels):
-        place = i if source[i] < 0 else int(source[i])
+        place = int(source[i])
         made.append(own[place] if own and detail == "full" else
                     phrase(card, label if place == i else labels[place], detail, int(which[i])))  # fmt: skip
     return made

@@ -13,7 +13,10 @@ from benchmark.stages import VERSIONS
 from benchmark.study import SYNTHETIC_ARMS, Backbone, Block, Study
 
 # Made from the same images, so must not meet in `transfer` (the organ sets are views of the same CT volumes).
-SHARED_SOURCES = ({"busi", "breastmnist"}, {"ham10000", "dermamnist"}, {"organamnist", "organcmnist", "organsmnist"})
+SHARED_SOURCES = (
+    {"busi", "breastmnist"}, {"ham10000", "dermamnist"}, {"organamnist", "organcmnist", "organsmnist"},
+    {"mednist", "chestmnist"},
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -231,9 +234,10 @@ class Lineage:
         return Cell("synthesize", VERSIONS["synthesize"], config, {"split": self.split(reference)}, 1, about)
 
     def judge(self, reference: str, sight: Sight, seed: int, data_share: float = 1.0) -> Cell:
-        """A classifier of the real images that the generator may see, kept with its weights."""
-        backbone = self.study.backbones[0]
-        return self.classify(reference, backbone, "real", sight.budget or data_share, 0, 0.0, seed, keep=True)
+        """A classifier of the real images that the generator may see, kept with its weights; where they are a budget's,
+        it is validated on as few."""
+        backbone, share = self.study.backbones[0], sight.budget or data_share
+        return self.classify(reference, backbone, "real", share, 0, 0.0, seed, keep=True, by_budget=bool(sight.budget))
 
     def classify(
         self, reference: str, backbone: Backbone, arm: str, budget: float, ratio: float, share: float, seed: int,

@@ -55,7 +55,11 @@ class Generator(Frozen):
     batch: Count = 128  # images a step
     micro_batch: Count | None = None  # images in memory at once; None = the batch
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3  # per step
-    warmup: Annotated[int, Field(ge=0)] = 30  # steps
+    warmup: Annotated[int, Field(ge=0)] = 30  # steps; a tenth of all at most
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    gradient_norm: Annotated[float, Field(gt=0)] = 1.0  # to which the gradient of a batch is cut
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)  # of AdamW
+    decay: Literal["cosine", "constant"] = "cosine"  # of the learning rate, after the warm-up
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995  # a step
     snr_gamma: Annotated[float, Field(gt=0)] | None = None  # min-SNR weighting; None = none
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -78,10 +82,16 @@ class Generator(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _recipe(cls, data: Any) -> Any:
-        """Fill in what the recipe says; epochs given by hand replace images_seen and the other way round."""
-        if not isinstance(data, dict) or not isinstance(name := data.get("recipe", "small"), str):
+        """Fill in what the recipe says; epochs given by hand replace images_seen and the other way round.
+
+        With `start` and no recipe it is the paper's: the small one's learning rate would wreck trained weights.
+        """
+        if not isinstance(data, dict):
             return data
-        known = dict(RECIPES.get(name, {}))
+        name = data.get("recipe") or ("stable-diffusion" if data.get("start") else "small")
+        if not isinstance(name, str):
+            return data
+        known = dict(RECIPES.get(name, {})) | {"recipe": name}
         if data.get("checkpoint") or data.get("images"):
             known.pop("start", None)
         if data.get("epochs") is not None:
@@ -104,6 +114,10 @@ class Generator(Frozen):
                 raise ValueError("dp_epsilon is for precision fp32 without caption_noise and snr_gamma")
             if find_spec("opacus") is None:
                 raise ValueError("dp_epsilon needs the extra dp: pip install 'augury[dp]'")
+        if self.lora_rank and find_spec("peft") is None:
+            raise ValueError("lora_rank needs the extra lora: pip install 'augury[lora]'")
+        if self.decoder_images_seen is not None and (self.source or self.images or self.dp_epsilon):
+            raise ValueError("decoder_images_seen is for generators whose decoder is tuned, which this one's is not")
         if self.unconditional and self.train_on != "each":
             raise ValueError("unconditional needs train_on: each, as without text it cannot tell sets apart")
         return self
@@ -147,6 +161,16 @@ class Sampling(Frozen):
     scheduler: str = "DPMSolverMultistepScheduler"  # any of diffusers by its class name
     batch: Count = 64  # images
     phrasings: Annotated[int, Field(ge=1, le=3)] = 1  # of each caption, drawn by seed
+
+    @field_validator("scheduler")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        """diffusers is not imported for this: it takes seconds."""
+        spec = find_spec("diffusers")
+        listed = Path(str(spec and spec.origin)).parent / "schedulers" / "__init__.py"
+        if not value.endswith("Scheduler") or f'"{value}"' not in listed.read_text(encoding="utf-8"):
+            raise ValueError("allowed: a scheduler of diffusers by class name, such as DDIMScheduler")
+        return value
 
     @field_validator("steps", "guidance", "filter", "privacy", mode="before")
     @classmethod
@@ -216,7 +240,21 @@ def autoencoder_file(name: str) -> Path:
         raise BadInput(
             f"autoencoder: {name!r} given, but {file} does not exist; allowed: augury, taesd, or a diffusers folder"
         )
+    if name not in ("augury", "taesd"):
+        _check_autoencoder(Path(name))
     return file
+
+
+def _check_autoencoder(folder: Path) -> None:
+    """Raises BadInput for another class than the two, or another number of latent channels than four."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        raise BadInput(f"autoencoder: {folder} has no config.json that can be read") from None
+    kind, channels = config.get("_class_name"), config.get("latent_channels", 4)
+    if kind not in ("AutoencoderKL", "AutoencoderTiny") or channels != 4:
+        raise BadInput(f"autoencoder: {folder} holds {kind} with {channels} latent channels; allowed: AutoencoderKL or "
+                       "AutoencoderTiny with 4")  # fmt: skip
 
 
 def local_folder(reference: str) -> Path:
@@ -252,9 +290,19 @@ def model_folder(reference: str) -> Path:
     """A diffusers folder, or the local copy of a hub id. Raises BadInput where there is none."""
     folder = local_folder(reference)
     index = folder / "model_index.json"
-    kind = json.loads(index.read_text()).get("_class_name") if index.is_file() else None
+    try:
+        parts = json.loads(index.read_text()) if index.is_file() else {}
+    except ValueError as error:
+        raise BadInput(f"model {reference!r}: {index.name} is not JSON: {error}") from None
+    kind = parts.get("_class_name", "no model_index.json")
     if kind != "StableDiffusionPipeline":
-        raise BadInput(f"model {reference!r} holds {kind or 'no model_index.json'}; allowed: StableDiffusionPipeline")
+        raise BadInput(f"model {reference!r} holds {kind}; allowed: StableDiffusionPipeline")
+    autoencoder = (parts.get("vae") or [None, None])[1]
+    if autoencoder not in ("AutoencoderKL", "AutoencoderTiny"):
+        raise BadInput(f"model {reference!r}: its vae is {autoencoder}; allowed: AutoencoderKL, AutoencoderTiny")
+    for part in ("unet", "vae", "text_encoder"):
+        if not (folder / part / "config.json").is_file() or not list((folder / part).glob("*.safetensors")):
+            raise BadInput(f"model {reference!r}: {part} needs config.json and its weights as .safetensors")
     return folder
 
 

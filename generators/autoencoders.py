@@ -4,9 +4,13 @@ All are stock diffusers classes and share Stable Diffusion 1.x's latent space. T
 pictures only (see `distillation.py`); its decoder is tuned on exactly the images that a generator may see.
 """
 
-from collections.abc import Callable
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +19,9 @@ from numpy.typing import NDArray
 
 Autoencoder = Any  # diffusers.AutoencoderTiny or diffusers.AutoencoderKL
 Features = Callable[[torch.Tensor], list[torch.Tensor]]  # images [-1, 1] [N, 3, H, W] -> feature maps
+
+
+Part = TypeVar("Part")
 
 
 class Stored(Protocol):
@@ -26,6 +33,7 @@ class Stored(Protocol):
 
 SHIPPED = Path(__file__).parent / "augury-ae"
 FACTOR = 8
+KEPT_EVERY = 120.0  # seconds between two states of a training
 TINY: dict[str, Any] = dict(
     encoder_block_out_channels=(32, 32, 32, 32),
     decoder_block_out_channels=(32, 32, 32, 32),
@@ -50,8 +58,6 @@ def new_tiny() -> Autoencoder:
 
 def load_autoencoder(folder: Path) -> Autoencoder:
     """Load a diffusers folder (AutoencoderTiny or AutoencoderKL) in float32, evaluation mode."""
-    import json
-
     import diffusers
 
     config = json.loads((folder / "config.json").read_text())
@@ -93,23 +99,49 @@ def encode(model: Autoencoder, images: Stored, resolution: int, batch: int = 64)
 
     AutoencoderKL gives the mode of its posterior.
     """
-    device, out = next(model.parameters()).device, []
-    for start in range(0, len(images), batch):
-        output = model.encode(to_tensor(images[start : start + batch], resolution).to(device))
-        latents = output.latents if hasattr(output, "latents") else output.latent_dist.mode()
-        out.append((latents * model.config.scaling_factor).cpu())
-    return torch.cat(out)
+    device = next(model.parameters()).device
+
+    def some(part: slice) -> torch.Tensor:
+        latents = _latents(model, to_tensor(images[part], resolution).to(device))
+        return latents.mul(model.config.scaling_factor).cpu()
+
+    return torch.cat(_in_parts(some, len(images), batch))
+
+
+def _latents(model: Autoencoder, pictures: torch.Tensor) -> torch.Tensor:
+    """Latents of pictures [N, 3, R, R], not scaled; the mode of a posterior."""
+    output = model.encode(pictures)
+    latents: torch.Tensor = output.latents if hasattr(output, "latents") else output.latent_dist.mode()
+    return latents
+
+
+def _in_parts(call: Callable[[slice], Part], n: int, batch: int) -> list[Part]:
+    """call(slice) over n rows, `batch` at once; out of memory halves the batch and goes on."""
+    out: list[Part] = []
+    start = 0
+    while start < n:
+        try:
+            out.append(call(slice(start, start + batch)))
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch = -(-batch // 2)
+            torch.cuda.empty_cache()
+            print(f"out of memory: the autoencoder goes on with {batch} images at once", file=sys.stderr)
+            continue
+        start += batch
+    return out
 
 
 @torch.no_grad()
 def decode(model: Autoencoder, latents: torch.Tensor, size: int, batch: int = 64) -> NDArray[np.uint8]:
     """Latents [N, 4, h, w] -> images uint8 [N, size, size, 3]."""
     device = next(model.parameters()).device
-    parts = [
-        to_images(model.decode(part.to(device) / model.config.scaling_factor).sample, size)
-        for part in latents.split(batch)
-    ]
-    return np.concatenate(parts)
+
+    def some(part: slice) -> NDArray[np.uint8]:
+        return to_images(model.decode(latents[part].to(device) / model.config.scaling_factor).sample, size)
+
+    return np.concatenate(_in_parts(some, len(latents), batch))
 
 
 def round_trip(model: Autoencoder, resolution: int, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -128,40 +160,68 @@ def tune_decoder(
     batch: int = 32,
     learning_rate: float = 1.5e-3,
     seed: int = 0,
+    checkpoint: Path | None = None,
     report: Callable[[int, float], None] = lambda seen, loss: None,
 ) -> list[float]:
     """Tune the decoder in place on images uint8 [N, H, W, 3], the encoder frozen; returns the loss of each step.
 
     weights float64 [N]: the probability of each image (None = all alike). Loss: 0.5 L1 + 0.5 (normalised feature maps +
-    Gram matrices), random left-right flips, AdamW, cosine.
+    Gram matrices), random left-right flips, AdamW, cosine. checkpoint: a folder in which the state is kept every two
+    minutes and from which an earlier run goes on. Raises FloatingPointError when the loss is not finite.
     """
     device = next(model.parameters()).device
-    rng = np.random.default_rng(seed)
     model.requires_grad_(False)
-    model.decoder.requires_grad_(True)
-    optimiser = torch.optim.AdamW(model.decoder.parameters(), lr=learning_rate)
+    learnt = [part for name in ("decoder", "post_quant_conv") if (part := getattr(model, name, None)) is not None]
+    parameters = [each for part in learnt for each in part.requires_grad_(True).parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=learning_rate)
     steps = max(1, images_seen // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
 
-    losses = []
-    for step in range(steps):
+    state = {f"part {i}": part for i, part in enumerate(learnt)} | {"optimiser": optimiser, "schedule": schedule}
+    losses, saved = kept_state(checkpoint, state), time.monotonic()
+    for step in range(len(losses), steps):
         # Draw a batch and encode it; nothing is learnt by the encoder.
+        rng = np.random.default_rng([seed, step])
         target = to_tensor(images[rng.choice(len(images), batch, p=weights)], resolution).to(device)
         if rng.random() < 0.5:
             target = target.flip(-1)
         with torch.no_grad():
-            latents = model.encoder(target)
+            latents = _latents(model, target)
 
         # Update the decoder.
-        output = model.decoder(latents)
+        output = model.decode(latents).sample
         loss = 0.5 * F.l1_loss(output, target) + 0.5 * perceptual_loss(features(output), features(target))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         schedule.step()
         losses.append(loss.item())
+        if not np.isfinite(losses[-1]):
+            raise FloatingPointError(f"decoder: loss is {losses[-1]} at step {step}, learning rate {learning_rate:.2g}")
         report((step + 1) * batch, losses[-1])
+        if checkpoint and time.monotonic() - saved > KEPT_EVERY:
+            keep_state(checkpoint, state, losses)
+            saved = time.monotonic()
     model.eval()
+    return losses
+
+
+def keep_state(folder: Path, parts: Mapping[str, Any], losses: list[float]) -> None:
+    """Write the state_dict of each part beside the old one and swap them, so that a kill in between loses nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: part.state_dict() for name, part in parts.items()}
+    torch.save(state | {"losses": json.dumps(losses)}, folder / "state.pt.partial")
+    os.replace(folder / "state.pt.partial", folder / "state.pt")
+
+
+def kept_state(folder: Path | None, parts: Mapping[str, Any]) -> list[float]:
+    """Load what `keep_state` wrote into the parts; returns the losses so far, none where nothing was kept."""
+    if folder is None or not (folder / "state.pt").exists():
+        return []
+    state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    losses: list[float] = json.loads(state["losses"])
     return losses
 
 

@@ -80,12 +80,16 @@ def small_pipeline(vae: Any, resolution: int, channels: tuple[int, ...], width: 
 
 
 def load_pipeline(folder: Path) -> Pipeline:
-    """Load a diffusers folder in float32 for evaluation; safetensors only, nothing is downloaded."""
+    """Load a diffusers folder in float32 for evaluation; safetensors only, nothing is downloaded.
+
+    Without a safety checker, which blackens pictures that it takes for indecent, skin and wounds among them.
+    """
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-    )
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
     for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
         part.eval()
     return pipeline

@@ -6,7 +6,6 @@ the same choices as one that was not, and so do several processes that share eac
 
 import copy
 import json
-import os
 import secrets
 import sys
 import time
@@ -14,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from generators.autoencoders import keep_state, kept_state
 from generators.latent_diffusion import diffusion_loss, signal_and_noise, token_ids
 
 Report = Callable[[int, float], None]  # images seen, loss
@@ -31,7 +32,8 @@ MICRO = 32  # images whose own gradients are held at once under differential pri
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train: images_seen and batch in images, learning rate per step, warm-up in steps.
+    """How long and how fast: images_seen and batch in images, learning rate per step, warm-up in steps (a tenth of all
+    at most), then decay, cosine or constant.
 
     micro_batch: images in memory at once (None = the batch), whose gradients are summed; it changes rounding alone.
     snr_gamma: clips the weight of easy times (Hang 2023, arXiv 2303.09556, equation 6); None = no weighting.
@@ -46,6 +48,8 @@ class Schedule:
     caption_dropout: float = 0.1
     ema_decay: float = 0.995
     gradient_norm: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    decay: str = "cosine"
     snr_gamma: float | None = None
     precision: str = "fp32"
     checkpoint_seconds: float = 120.0
@@ -118,10 +122,11 @@ def train(
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(learnt, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    optimiser = torch.optim.AdamW(learnt, schedule.learning_rate, schedule.betas, weight_decay=schedule.weight_decay)
     texts, which = np.unique(np.array([*captions, ""]), return_inverse=True)
     ids = token_ids(pipeline.tokenizer, [str(text) for text in texts]).to(pipeline.device)
-    losses = _resume(checkpoint, model, average, optimiser)
+    state = {"model": model, "average": average, "optimiser": optimiser}
+    losses = kept_state(checkpoint, state)
     micro, saved = schedule.micro_batch or schedule.batch, time.monotonic()
 
     for step in range(len(losses), schedule.steps):
@@ -144,7 +149,7 @@ def train(
         losses.append(loss)
         report((step + 1) * schedule.batch, loss)
         if checkpoint and rank == 0 and time.monotonic() - saved > schedule.checkpoint_seconds:
-            _save(checkpoint, model, average, optimiser, losses)
+            keep_state(checkpoint, state, losses)
             saved = time.monotonic()
 
     model.load_state_dict(average.state_dict())
@@ -190,7 +195,8 @@ def train_privately(
     with torch.no_grad():
         ids = token_ids(pipeline.tokenizer, [str(text) for text in texts]).to(pipeline.device)
         words = pipeline.text_encoder(ids)[0]
-    losses, saved = _resume(checkpoint, unet, average, inner), time.monotonic()
+    state = {"model": unet, "average": average, "optimiser": inner}
+    losses, saved = kept_state(checkpoint, state), time.monotonic()
 
     for step in range(len(losses), schedule.steps):
         rng = np.random.default_rng([secret, step])
@@ -211,18 +217,14 @@ def train_privately(
         losses.append(total)
         report((step + 1) * schedule.batch, total)
         if checkpoint and time.monotonic() - saved > schedule.checkpoint_seconds:
-            _save(checkpoint, unet, average, inner, losses)
+            keep_state(checkpoint, state, losses)
             saved = time.monotonic()
 
     accountant = RDPAccountant()
     accountant.history = [(noise, rate, schedule.steps)]
     pipeline.unet = average.requires_grad_(True)
-    spent = {
-        "dp_epsilon": accountant.get_epsilon(privacy.delta, alphas=ORDERS),
-        "dp_delta": privacy.delta,
-        "noise_multiplier": noise,
-    }
-    return losses, {key: float(value) for key, value in spent.items()}
+    spent = float(accountant.get_epsilon(privacy.delta, alphas=ORDERS))
+    return losses, {"dp_epsilon": spent, "dp_delta": privacy.delta, "noise_multiplier": float(noise)}
 
 
 def _secret(checkpoint: Path | None) -> int:
@@ -263,11 +265,28 @@ def _draw(
 ) -> Batch:
     """Images, dropped captions, times and noise from (seed, step) alone."""
     rng = np.random.default_rng([seed, step])
-    rows = rng.choice(len(latents), schedule.batch, p=weights)
+    rows = drawn_rows(seed, step, schedule.batch, weights, rng)
     captions = np.where(rng.random(schedule.batch) < schedule.caption_dropout, which[-1], which[rows])
     random = torch.Generator().manual_seed(int(rng.integers(2**62)))
     times = torch.randint(0, 1000, (schedule.batch,), generator=random)
     return Batch(rows, captions, times, torch.randn(latents[rows].shape, generator=random))
+
+
+def drawn_rows(
+    seed: int, step: int, batch: int, weights: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The images of a step, int64 [batch]: whole passes in a new order each where all weigh alike, else by weight."""
+    n = len(weights)
+    if weights.max() > weights.min() * (1 + 1e-9):
+        return rng.choice(n, batch, p=weights)
+    places = step * batch + np.arange(batch)
+    return np.array([_pass(seed, int(place // n), n)[place % n] for place in places])
+
+
+@lru_cache(maxsize=2)
+def _pass(seed: int, number: int, n: int) -> NDArray[np.int64]:
+    """The order of images in one pass over all."""
+    return np.random.default_rng([seed, number, n, 1]).permutation(n)
 
 
 def _backward(
@@ -315,10 +334,11 @@ def _loss(
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:
-    """Linear warm-up, then a half cosine to zero."""
-    if step < schedule.warmup:
-        return schedule.learning_rate * (step + 1) / schedule.warmup
-    rest = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
+    """Linear warm-up, then a half cosine to zero, or constant."""
+    warmup = min(schedule.warmup, schedule.steps // 10)
+    if step < warmup or schedule.decay == "constant":
+        return schedule.learning_rate * min(1.0, (step + 1) / max(1, warmup))
+    rest = (step - warmup) / max(1, schedule.steps - warmup)
     return float(schedule.learning_rate * 0.5 * (1 + np.cos(np.pi * min(rest, 1.0))))
 
 
@@ -327,24 +347,3 @@ def _update_average(average: torch.nn.Module, model: torch.nn.Module, decay: flo
     for a, b in zip(average.parameters(), model.parameters(), strict=True):
         if b.requires_grad:
             a.lerp_(b, 1 - decay)
-
-
-def _save(folder: Path, model: Any, average: Any, optimiser: Any, losses: list[float]) -> None:
-    """Write the state beside the old one and swap them, so that a kill in between loses nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = {"model": model, "average": average, "optimiser": optimiser}
-    state = {name: part.state_dict() for name, part in parts.items()}
-    partial = folder / "state.pt.partial"
-    torch.save(state | {"losses": json.dumps(losses)}, partial)
-    os.replace(partial, folder / "state.pt")
-
-
-def _resume(folder: Path | None, model: Any, average: Any, optimiser: Any) -> list[float]:
-    if folder is None or not (folder / "state.pt").exists():
-        return []
-    state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
-    model.load_state_dict(state["model"])
-    average.load_state_dict(state["average"])
-    optimiser.load_state_dict(state["optimiser"])
-    losses: list[float] = json.loads(state["losses"])
-    return losses

@@ -11,8 +11,8 @@ from typing import Any
 VERSIONS: dict[str, int] = {
     "split": 3,
     "autoencoder": 3,
-    "train": 2,
-    "synthesize": 2,
+    "train": 3,
+    "synthesize": 3,
     "features": 1,
     "classify": 3,
     "fidelity": 5,

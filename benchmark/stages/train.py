@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,7 @@ def run_autoencoder(config: Record, inputs: dict[str, Path], folder: Path) -> No
             images_seen=config["images_seen"],
             weights=sampling_weights(sets, config["balance"]),
             seed=0,
+            checkpoint=folder / "checkpoint",
             report=spoken("decoder", config["images_seen"]),
         )
 
@@ -160,7 +163,8 @@ def _fit(
 
     images, texts, sets = seen(config, inputs)
     latents = encode(pipeline.vae, images, resolution)
-    names = ("batch", "micro_batch", "learning_rate", "warmup", "ema_decay", "snr_gamma", "precision")
+    names = ("batch", "micro_batch", "learning_rate", "warmup", "ema_decay", "snr_gamma", "precision", "weight_decay",
+             "gradient_norm", "betas", "decay")  # fmt: skip
     count = config["images_seen"] or round(config["epochs"] * len(texts))
     dropout = 0.0 if config["unconditional"] else config["caption_dropout"]
     schedule = Schedule(images_seen=count, caption_dropout=dropout, **{name: config[name] for name in names})
@@ -190,7 +194,7 @@ def _launch(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     job = folder / "checkpoint" / "job.json"
     job.parent.mkdir(exist_ok=True)
     roles = {role: str(path) for role, path in inputs.items()}
-    write_json(job, {"config": config, "inputs": roles, "folder": str(folder)})
+    write_json(job, {"config": config, "inputs": roles, "folder": str(folder), "parent": os.getpid()})
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
     command += ["--num_processes", str(config["processes"]), "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--main_process_port", "0", "--module", "benchmark.stages.train", str(job)]
@@ -209,10 +213,21 @@ def main() -> None:
     if state.num_processes == 1:
         raise RuntimeError("accelerate started one process where several were asked for")
     job = json.loads(Path(sys.argv[1]).read_text())
+    Thread(target=_die_with, args=(job["parent"],), daemon=True).start()
     try:
         run_train(job["config"], {role: Path(path) for role, path in job["inputs"].items()}, Path(job["folder"]))
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _die_with(process: int) -> None:
+    """End when the process that launched this one is gone: it would write where the next try writes."""
+    while True:
+        try:
+            os.kill(process, 0)
+        except OSError:
+            os._exit(1)
+        time.sleep(2)
 
 
 if __name__ == "__main__":

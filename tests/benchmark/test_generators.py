@@ -115,7 +115,7 @@ def test_unseen_phrasing_is_judged_and_feeds_nothing(tmp_path: Path, cells_of: A
     assert len(drawn) == 1 and not of(cells, "classify", variant="phrasing=unseen")
     store = finish(cells, tmp_path / "home", "fidelity")
     captions = synthesize.read(store.folder(drawn[0])).captions
-    assert all(text.startswith("a picture, ") for text in captions)
+    assert all(text.startswith("one patient's ") for text in captions)
     rows = json.loads((store.folder(of(cells, "fidelity", variant="phrasing=unseen")[0]) / "rows.json").read_text())
     assert "label_consistency" in {row["metric"] for row in rows}
 

@@ -5,21 +5,21 @@ import pytest
 
 from benchmark.datasets import DETAILS, PHRASINGS, UNSEEN, Card, captions, phrase
 
-XRAY = Card("x", ("normal", "pneumonia"), "X-ray")
+XRAY = Card("x", ("normal", "pneumonia"), "X-ray", anatomy="chest")
 CHEST = Card("c", ("effusion", "mass", "nodule"), "X-ray", task="multilabel")
 
 
 def test_three_levels_of_detail() -> None:
     assert phrase(XRAY, 1, "label") == "pneumonia"
     assert phrase(XRAY, 1, "type") == "x-ray image, pneumonia"
-    assert phrase(XRAY, 1, "full") == "x-ray image, pneumonia"
-    assert phrase(XRAY, 0, "full") == "normal x-ray image with no pneumonia"
+    assert phrase(XRAY, 1, "full") == "x-ray image of the chest showing pneumonia"
+    assert phrase(XRAY, 0, "full") == "normal x-ray image of the chest with no pneumonia"
     known = Card("k", ("a", "b"), "CT", captions=("abdominal CT with a", "abdominal CT with b"))
     assert phrase(known, 1) == "abdominal CT with b"
 
 
 def test_labels_are_joined_and_none_is_spelled_out() -> None:
-    assert phrase(CHEST, np.array([1, 0, 1])) == "x-ray image with effusion and nodule"
+    assert phrase(CHEST, np.array([1, 0, 1])) == "x-ray image showing effusion and nodule"
     assert phrase(CHEST, np.array([0, 0, 0])) == "x-ray image with no finding"
     assert phrase(CHEST, np.array([1, 1, 0]), "label") == "effusion and mass"
 
@@ -33,11 +33,23 @@ def test_phrasings_differ_and_one_is_never_trained_on(detail: str) -> None:
     assert phrase(XRAY, 0, detail, UNSEEN) not in drawn and len(PHRASINGS[detail]) == UNSEEN + 1
 
 
+def test_what_a_normal_image_lacks_is_spelled_out() -> None:
+    breast = Card("b", ("benign", "malignant", "normal"), "Ultrasound", captions=("x", "y", "normal breast ultrasound"))
+    assert phrase(breast, 2) == "normal breast ultrasound with no benign or malignant"
+    many = Card("m", ("normal", *"abcdefg"), "CT")
+    assert phrase(many, 0) == "normal ct image with no finding"
+
+
+def test_the_unseen_wording_does_not_hold_the_known_one() -> None:
+    known, unseen = phrase(XRAY, 1), phrase(XRAY, 1, "full", UNSEEN)
+    assert known not in unseen and "pneumonia" in unseen and "chest" in unseen
+
+
 def test_noise_changes_the_share_asked_for() -> None:
     labels = np.arange(4000) % 2
     clean, noisy = captions(XRAY, labels), captions(XRAY, labels, noise=0.2)
     wrong = np.mean([a != b for a, b in zip(clean, noisy, strict=True)])
-    assert wrong == pytest.approx(0.1, abs=0.02), "half of the exchanged captions are of the same class"
+    assert wrong == pytest.approx(0.2, abs=0.02), "an exchanged caption is of another class"
 
 
 def test_own_captions_are_used_at_full_detail_alone() -> None:

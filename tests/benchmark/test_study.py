@@ -60,6 +60,9 @@ def test_overrides_reach_nested_keys() -> None:
         ("{name: a, datasets: [x], grid: [{generators: [b]}]}", "not one of generalist"),
         ("{name: a, datasets: [x], backbones: [resnet18, {name: resnet18, lr: 0.1}]}", "'resnet18' is named twice"),
         ("{name: a, datasets: [x], backbones: 4}", "backbones"),
+        ("{name: a, datasets: [x], sampling: {scheduler: Nonsense}}", "scheduler of diffusers by class name"),
+        ("{name: a, datasets: [x], sampling: {scheduler: NoSuchScheduler}}", "scheduler of diffusers by class name"),
+        ("{name: a, datasets: [x], generators: {g: {start: b, decoder_images_seen: 5}}}", "decoder is tuned"),
         ("[1, 2]", "mapping"),
         ("{name: [", "not YAML"),
     ],
@@ -131,3 +134,16 @@ def test_weights_and_autoencoder_lie_beside_the_study(tmp_path: Path, monkeypatc
     study = load_study(write(tmp_path, text))
     assert study.autoencoder == str(tmp_path / "vae") and study.backbones[0].weights == str(tmp_path / "w.safetensors")
     assert load_study("quick").autoencoder == "augury" and load_study("quick").backbones[0].weights is None
+
+
+def test_a_model_begun_from_another_takes_the_papers_recipe(tmp_path: Path) -> None:
+    text = "{name: a, datasets: [x], generators: {one: {start: m}, two: {start: m, recipe: small}, three: {}}}"
+    given = load_study(write(tmp_path, text)).generators
+    assert (given["one"].recipe, given["one"].learning_rate, given["one"].epochs) == ("stable-diffusion", 5e-5, 15)
+    assert {given[name].learning_rate for name in ("two", "three")} == {1e-3}
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"])
+def test_any_scheduler_of_diffusers_by_name(name: str, tmp_path: Path) -> None:
+    text = f"{{name: a, datasets: [x], sampling: {{scheduler: {name}}}}}"
+    assert load_study(write(tmp_path, text)).sampling.scheduler == name

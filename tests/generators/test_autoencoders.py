@@ -1,11 +1,13 @@
 """The autoencoders: sizes, ranges, what tuning moves and what it leaves, where the shipped one comes from."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from generators import autoencoders
 from generators.autoencoders import (
     SHIPPED,
     decode,
@@ -68,6 +70,68 @@ def test_tuning_moves_the_decoder_and_not_the_encoder() -> None:
     assert len(losses) == 12 and np.mean(losses[-3:]) < np.mean(losses[:3])
     moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"decoder"}
+
+
+def test_a_tuning_that_was_killed_goes_on_to_the_same_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoencoders, "KEPT_EVERY", 0.0)
+    images, found = dead_leaves(16, 64, np.random.default_rng(2)), []
+
+    def killed(seen: int, loss: float) -> None:
+        if seen == 24:
+            raise KeyboardInterrupt
+
+    for tries in (1, 2):
+        model: Any = load_autoencoder(SHIPPED)
+        folder = tmp_path / f"{tries}"
+        if tries == 2:
+            with pytest.raises(KeyboardInterrupt):
+                tune_decoder(load_autoencoder(SHIPPED), images, 64, features, images_seen=48, batch=8,
+                             checkpoint=folder, report=killed)  # fmt: skip
+            assert (folder / "state.pt").exists()
+        losses = tune_decoder(model, images, 64, features, images_seen=48, batch=8, checkpoint=folder)
+        found.append((losses, model.state_dict()))
+    (first, one), (second, two) = found
+    assert first == second and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_tuning_stops_where_the_loss_is_not_finite() -> None:
+    images = dead_leaves(8, 64, np.random.default_rng(2))
+    with pytest.raises(FloatingPointError, match="decoder: loss is nan at step 0"):
+        tune_decoder(load_autoencoder(SHIPPED), images, 64, lambda x: [x * float("nan")], images_seen=8, batch=8)
+
+
+def test_the_decoder_of_a_variational_autoencoder_is_tuned() -> None:
+    from diffusers import AutoencoderKL
+
+    blocks = 4
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoencoderKL(
+            block_out_channels=(8,) * blocks, norm_num_groups=4, latent_channels=4,
+            down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,
+        ).eval()  # fmt: skip
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    tune_decoder(model, dead_leaves(8, 64, np.random.default_rng(2)), 64, features, images_seen=16, batch=8)
+    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"decoder", "post_quant_conv"}
+
+
+def test_weights_say_which_images_a_decoder_is_tuned_on() -> None:
+    drawn: list[int] = []
+
+    class Watched:
+        images = dead_leaves(8, 64, np.random.default_rng(2))
+
+        def __len__(self) -> int:
+            return len(self.images)
+
+        def __getitem__(self, index: Any) -> Any:
+            drawn.extend(index.tolist())
+            return self.images[index]
+
+    weights = np.array([0, 0, 0.5, 0, 0, 0.5, 0, 0])
+    tune_decoder(load_autoencoder(SHIPPED), Watched(), 64, features, images_seen=16, weights=weights, batch=8)
+    assert set(drawn) == {2, 5}
 
 
 def test_parameters() -> None:

@@ -1,5 +1,7 @@
 """The generator: a plain diffusers folder, trained alike after a kill, sampled alike in any batch."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from generators.autoencoders import new_tiny
 from generators.distillation import learn_vocabulary
 from generators.latent_diffusion import diffusion_loss, load_pipeline, sample, small_pipeline, token_ids, tokenizer
-from generators.training import Schedule, sampling_weights, snr_weight, train
+from generators.training import Schedule, drawn_rows, learning_rate, sampling_weights, snr_weight, train
 
 CAPTIONS = ["head CT slice", "chest x-ray", "", "retina with no diabetic retinopathy"]
 
@@ -110,6 +112,33 @@ def test_micro_batches_change_rounding_alone(
     assert fit(short, 4) == pytest.approx(losses, rel=1e-4)
     told = capsys.readouterr().err.splitlines()
     assert told == [f"out of memory: micro-batch lowered to {n}, the batch stays 8" for n in (4, 2)]
+
+
+def test_every_image_is_seen_once_a_pass_where_all_weigh_alike() -> None:
+    uniform, rng = np.full(10, 0.1), np.random.default_rng(0)
+    seen = np.concatenate([drawn_rows(3, step, 4, uniform, rng) for step in range(5)])
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10)) and list(seen[:10]) != list(seen[10:])
+    heavy = np.array([0.9] + [0.1 / 9] * 9)
+    assert np.mean(np.concatenate([drawn_rows(3, step, 4, heavy, rng) for step in range(50)]) == 0) > 0.7
+
+
+def test_warm_up_is_a_tenth_of_a_short_training_at_most() -> None:
+    short = Schedule(images_seen=400, batch=8, warmup=500, learning_rate=1.0)  # 50 steps
+    assert [learning_rate(short, step) for step in (0, 4)] == [0.2, 1.0] and learning_rate(short, 49) < 0.01
+    assert learning_rate(replace(short, decay="constant"), 49) == 1.0
+
+
+def test_a_safety_checker_is_left_behind(tmp_path: Path) -> None:
+    pipeline().save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    checker = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    extractor = ["transformers", "CLIPImageProcessor"]
+    named = index | {"safety_checker": checker, "feature_extractor": extractor, "requires_safety_checker": True}
+    (tmp_path / "model_index.json").write_text(json.dumps(named))
+    loaded = load_pipeline(tmp_path)
+    assert loaded.safety_checker is None and loaded.feature_extractor is None
+    loaded.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "model_index.json").read_text())["safety_checker"] == [None, None]
 
 
 def test_min_snr_weight() -> None:
