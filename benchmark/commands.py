@@ -98,7 +98,9 @@ def audit(
     heldout: Annotated[Path | None, typer.Option(help="Images of the same kind that it did not see.")] = None,
     synthetic: Annotated[Path | None, typer.Option(help="Images that it made.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for images.csv, rows.json, arrays and pairs.png.")] = None,
-    size: Annotated[int, typer.Option(min=16, max=512, help="Side in pixels at which folders are compared.")] = 64,
+    size: Annotated[
+        int | None, typer.Option(min=16, max=512, help="Side in pixels to compare at; default theirs, 64 at most.")
+    ] = None,
     autoencoder: Annotated[
         str | None, typer.Option(help="augury, taesd or a folder: search training images sent through it as well.")
     ] = None,

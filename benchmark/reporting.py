@@ -14,13 +14,13 @@ from benchmark.cache import BadInput, Cell, Record, Store, write_json
 from benchmark.running import versions
 from benchmark.splits import shared_images
 from benchmark.stages import split, synthesize
-from benchmark.stages.audit import attacked_rows
+from benchmark.stages.audit import attacked_rows, by_search
 from benchmark.study import Study
 from classifiers.metrics import per_class, reliability, score
 from results.claims import contrasts, replicates
 from results.figures import FIGURES, caption, command, draw, write_figure
 from results.opinions import opinion_rows
-from results.pooling import pool_seeds, pooled_rows
+from results.pooling import pool_seeds, pool_sets, pooled_rows
 from results.reader import reader_rows
 from results.report import render
 from results.statistics import Jackknives
@@ -85,7 +85,8 @@ class Reporter:
         pooled += [*dose_rows(cells, load, pooled, generators), *opinion_rows(cells, self.load, claims, generators)]
         others = own["stage"].isin(["synthesize", "train", "fidelity", "audit", "membership"])
         others |= own["metric"].str.startswith("classifier_membership")
-        pooled += pool_seeds(own[others | own["group"].str.contains("=", regex=False)])
+        alike = pool_seeds(own[others | own["group"].str.contains("=", regex=False)])
+        pooled += [*alike, *pool_sets(alike)]
         return Results(
             study=resolved,
             table=frame([*records(own), *(row | {"study": self.study.name} for row in pooled), *self.reader_rows()]),
@@ -308,7 +309,8 @@ class Reporter:
     def neighbours(self) -> Iterator[Record]:
         for cell in self.first_audits():
             with np.load(self.store.verify(cell) / "pairs.npz", allow_pickle=False) as arrays:
-                yield _about(cell) | {key: arrays[key] for key in arrays.files}
+                for each in by_search({key: arrays[key] for key in arrays.files}):
+                    yield _about(cell) | each
 
     def distances(self) -> Iterator[Record]:
         for cell in self.first_audits():

@@ -17,7 +17,7 @@ from benchmark.cache import BadInput
 from benchmark.datasets import TASKS, Card, Split
 
 DICOM = (".dcm", ".dicom")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", *DICOM)
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", *DICOM)
 ALIASES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 Read = tuple[Card, dict[str, Split]]
 

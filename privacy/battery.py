@@ -119,17 +119,22 @@ def audit(
             columns[f"{name}_flagged"] = (each["synthetic"] <= laws[name]["threshold"]).tolist()
     distances = {"synthetic": near[:, 0], "heldout": far, "threshold": np.array([law["threshold"]])}
     distances |= {f"planted_{kind}": by_query["tile_max"][kind] for kind in list(queries)[2:]}
-    pairs = _pairs(synthetic, near, found.nearest["tile_max"], bank, heldout)
+    pairs = _pairs(synthetic, near[:, 0], found.nearest["tile_max"][:m, 0], bank, heldout)
+    by_patch = _pairs(synthetic, by_query["patch"]["synthetic"], found.nearest["patch"][:m], bank, heldout)
+    worst = np.argsort(by_query["patch"]["synthetic"], kind="stable")[:SHOWN]
+    pairs |= {f"patch_{key}": value for key, value in (by_patch | {"tiles": found.tiles[worst]}).items()}
     return Result(rows, columns, distances, pairs, found.features[:m])
 
 
 @dataclass(frozen=True)
 class Searched:
-    """Of all queries [Q]: distance by measure, small = near; the nearest rows; tile-max of the k nearest; features."""
+    """Of all queries [Q]: distance by measure, small = near; the nearest rows; tile-max of the k nearest; each tile's
+    distance to its nearest patch [Q, 16]; features."""
 
     distances: dict[str, NDArray[np.float64]]
     nearest: dict[str, NDArray[np.int64]]
     near: NDArray[np.float64]
+    tiles: NDArray[np.float64]
     features: NDArray[np.float32]
 
 
@@ -148,7 +153,7 @@ def _search(
         return tile_max_neighbours(queries, among, exclude=apart)[0][:, 0]
 
     near, index = tile_max_neighbours(images, bank, k=min(50, len(bank) - int(some)), exclude=apart)
-    patch, patch_index, _ = patch_neighbours(images, bank, stride=step, exclude=apart)
+    patch, patch_index, tiles = patch_neighbours(images, bank, stride=step, exclude=apart)
     angle, angle_index = cosine_neighbours(mine, features, itself)
     middle = centres(bank)
     distances = {
@@ -161,7 +166,8 @@ def _search(
         "patch": patch,
         "embedding": angle,
     }
-    return Searched(distances, {"tile_max": index, "patch": patch_index, "embedding": angle_index}, near, mine)
+    nearest = {"tile_max": index, "patch": patch_index, "embedding": angle_index}
+    return Searched(distances, nearest, near, tiles, mine)
 
 
 def _smooth(images: Images) -> Images:
@@ -220,9 +226,11 @@ def _query_rows(measure: str, law: Row, n: int) -> list[Row]:
 
 
 def _called_rows(called: NDArray[np.bool_], law: Row, controls: int) -> list[Row]:
-    """The share called copies by both controls, and its excess under the query control's law, which bounds it."""
+    """The share called copies by both controls, and its excess: at least what the query control's law leaves of it, as
+    if all its false calls were among them; at most all of it, as if none were."""
     n, level = len(called), float(law["level"])
     low, high = excess_interval(int(called.sum()), n, int(law["k"]), controls)
+    high = max(high, float(called.mean()))
     excess = {"value": max(0.0, (float(called.mean()) - level) / (1 - level)), "low": low, "high": high}
     return [
         {"metric": "copies_called", "value": float(called.mean()), "n": n},
@@ -282,10 +290,11 @@ def _bank_rows(synthetic: Images, bank: Bank, heldout: Bank) -> list[Row]:
 def _pairs(
     synthetic: Images, near: NDArray[np.float64], index: NDArray[np.int64], bank: Bank, heldout: Bank
 ) -> dict[str, NDArray[Any]]:
-    """Synthetic, nearest training, nearest held-out image; nearest first."""
-    worst = np.argsort(near[:, 0], kind="stable")[:SHOWN]
+    """Synthetic, nearest training, nearest held-out image; nearest first by a search's distances [M] and rows [M]. The
+    held-out distance is tile-max always."""
+    worst = np.argsort(near, kind="stable")[:SHOWN]
     other, other_index = tile_max_neighbours(synthetic[worst], heldout.images, k=1)
     return {
-        "synthetic": synthetic[worst], "nearest_train": bank.images[index[worst, 0]],
-        "nearest_heldout": heldout.images[other_index[:, 0]], "d_train": near[worst, 0], "d_heldout": other[:, 0],
+        "synthetic": synthetic[worst], "nearest_train": bank.images[index[worst]],
+        "nearest_heldout": heldout.images[other_index[:, 0]], "d_train": near[worst], "d_heldout": other[:, 0],
     }  # fmt: skip

@@ -36,12 +36,13 @@ def true_positive_rate(members: Scores, others: Scores, member_patients: list[st
 
 
 def empirical_epsilon(members: Scores, others: Scores, member_patients: list[str], other_patients: list[str],
-                      guesses: int, confidence: float = 0.95) -> float:  # fmt: skip
-    """Lower bound of epsilon from one run (Steinke, Nasr & Jagielski 2023, arXiv 2305.08846), 0 or more; delta = 0.
+                      guesses: int, confidence: float = 0.95, delta: float = 0.0) -> float:  # fmt: skip
+    """Lower bound of epsilon from one run (Steinke, Nasr & Jagielski 2023, arXiv 2305.08846), 0 or more.
 
     The `guesses` patients with the most extreme mean scores are guessed, half as members and half as not; with v of r
-    right, epsilon >= logit of the one-sided Clopper-Pearson lower bound of v/r. guesses is fixed beforehand. The
-    audit's coin makes each patient a member with probability 1/2, which the bound rests on.
+    right, epsilon >= logit of the one-sided Clopper-Pearson lower bound of v/r; delta > 0 takes its part of the
+    confidence (theorem 5.2). guesses is fixed beforehand. The audit's coin makes each patient a member with probability
+    1/2, which the bound rests on.
     """
     from scipy.stats import beta
 
@@ -53,8 +54,29 @@ def empirical_epsilon(members: Scores, others: Scores, member_patients: list[str
         return float("nan")
     order = np.argsort(scores, kind="stable")
     right = int(truth[order[-half:]].sum() + (~truth[order[:half]]).sum())
+    if delta > 0:
+        return _bound_with_delta(right, 2 * half, len(scores), delta, 1 - confidence)
     low = float(beta.ppf(1 - confidence, right, 2 * half - right + 1)) if right else 0.0
     return max(0.0, float(np.log(low / (1 - low)))) if 0 < low < 1 else (0.0 if low <= 0 else float("inf"))
+
+
+def _bound_with_delta(right: int, guessed: int, patients: int, delta: float, error: float) -> float:
+    """The largest epsilon whose p value, of so many right guesses, is at most `error`; by bisection."""
+    from scipy.stats import binom
+
+    def p_value(epsilon: float) -> float:
+        chance = 1 / (1 + np.exp(-epsilon))
+        below = np.cumsum(binom.pmf(np.arange(right)[::-1], guessed, chance))  # of v - 1, v - 2, ... right guesses
+        slack = float((below / np.arange(1, right + 1)).max()) if right else 0.0
+        return min(1.0, float(binom.sf(right - 1, guessed, chance)) + slack * 2 * patients * delta)
+
+    if p_value(0.0) > error:
+        return 0.0
+    low, high = 0.0, 50.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if p_value(middle) <= error else (low, middle)
+    return low
 
 
 def calibrated(losses: Floats, inside: NDArray[np.bool_], place: int) -> Floats:

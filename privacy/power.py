@@ -78,9 +78,13 @@ def noise(images: Images, rng: np.random.Generator) -> NDArray[np.floating]:
 
 
 def shifted(images: Images, rng: np.random.Generator) -> Images:
-    """Moved by a sixteenth of the side (at least one pixel) down and right, the edge repeated."""
-    y, x = (max(1, side // 16) for side in images.shape[1:3])
-    return np.pad(images, ((0, 0), (y, 0), (x, 0), (0, 0)), mode="edge")[:, :-y, :-x]
+    """Each moved by one pixel to a sixteenth of the side, down or up and right or left, the edge repeated."""
+    most = [max(1, side // 16) for side in images.shape[1:3]]
+    moves = np.stack([rng.integers(1, each + 1, len(images)) * rng.choice([-1, 1], len(images)) for each in most], 1)
+    wide = np.pad(images, ((0, 0), (most[0],) * 2, (most[1],) * 2, (0, 0)), mode="edge")
+    starts = np.array(most) - moves
+    height, width = images.shape[1:3]
+    return np.stack([each[y : y + height, x : x + width] for each, (y, x) in zip(wide, starts, strict=True)])
 
 
 KINDS: dict[str, Plant] = {

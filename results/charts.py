@@ -271,7 +271,7 @@ def fidelity(results: Results) -> Figure | None:
     """Generator, controls and the real-against-real floor on one line a data set, a panel a measure."""
     table = results.table
     table = table[(table["stage"] == "fidelity") & table["seed"].isna() & (table["group"] == "all")]
-    table = table[(table["variant"] == "") & table["value"].notna()]
+    table = table[(table["variant"] == "") & table["value"].notna() & (table["dataset"] != "")]
     metrics = [name for name in dict.fromkeys(table["metric"]) if name.startswith("frechet")]
     metrics += [name for name in dict.fromkeys(table["metric"]) if name.startswith("kernel")]
     metrics += [name for name in ("ms_ssim",) if name in set(table["metric"])]

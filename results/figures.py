@@ -50,15 +50,6 @@ def _tally(rows: pd.DataFrame) -> str:
     return f"better on {better}, worse on {worse}, not told apart on {rest} data sets (95 % intervals)"
 
 
-def say_multiplier(results: Results) -> str:
-    """How to read it."""
-    return (
-        "How many times the real data would have been needed for the same score, adding synthetic images of the first "
-        "generator; bars are 95 % intervals, the solid line is 1 (worth nothing more), the dotted 2. An open triangle "
-        "is a bound: the curve of real data does not reach that score."
-    )
-
-
 def say_predictors(results: Results) -> str:
     """The strongest rank correlation and what it rests on."""
     table = predictors_table(results).dropna(subset=["rho"])
@@ -72,14 +63,6 @@ def say_predictors(results: Results) -> str:
     return f"{strongest} over {int(best['pairs'])} pairs. {text}"
 
 
-def say_sweep(results: Results) -> str:
-    """How to read it."""
-    return (
-        "Fréchet distance (down is closer) against recall (right is more diverse) for every guidance and number of "
-        "steps tried; the square is the study as written."
-    )
-
-
 def say_sample_grid(results: Results) -> str:
     """How the images were chosen."""
     sets = listed(list(dict.fromkeys(str(each["dataset"]) for each in results.samples)))
@@ -91,10 +74,11 @@ def say_sample_grid(results: Results) -> str:
 
 def say_nearest_neighbours(results: Results) -> str:
     """How to read the pictures, and the closest pair of all."""
-    rows = [each for each in results.neighbours if len(each["d_train"])]
+    rows = [each for each in results.neighbours if len(each["d_train"]) and each.get("search") != "patch"]
     text = (
         "Each synthetic image beside its nearest training image, where the two agree (tile by tile: dark = equal, "
-        f"yellow = a difference of {HOT:.0%} of the range or more) and its nearest held-out image, closest first. "
+        f"yellow = a difference of {HOT:.0%} of the range or more) and its nearest held-out image, closest first. By "
+        "patch every tile may lie anywhere, in any training image; shown is the one that most of them come from. "
     )
     if not rows:
         return text
@@ -112,35 +96,6 @@ def say_distance_histogram(results: Results) -> str:
     shares = [f"{each['dataset']} {percent(_below(each))}" for each in results.distances if len(each["synthetic"])]
     level = " Held-out real images are the control; planted copies show what the audit would find."
     return f"Share of synthetic images at or below the threshold: {listed(shares)}.{level}"
-
-
-def say_reliability(results: Results) -> str:
-    """How to read it."""
-    return (
-        "Share of decisions that were right against the confidence in them, all seeds at the lowest budget, in fifteen "
-        "bins of equal mass; below the dotted line a classifier is surer than it may be."
-    )
-
-
-def say_ablations(results: Results) -> str:
-    """How to read it."""
-    return (
-        "Generators that differ from the first in one field alone: Fréchet distance (lower is closer) and, at the "
-        "lowest budget, the gain in AUROC of adding their images. Means over seeds; intervals stand in the tables."
-    )
-
-
-def say_strictness(results: Results) -> str:
-    """How to read it."""
-    return (
-        "Images as near to training images as this share of validation images (tile-max distance) are redrawn. Judged "
-        "by a search that the filter did not use: its own measure would show what is built in."
-    )
-
-
-def say_cost(results: Results) -> str:
-    """How to read it."""
-    return "Minutes to train a generator and draw its sets, all seeds, against the gain at the lowest budget."
 
 
 def say_reader(results: Results) -> str:
@@ -167,6 +122,37 @@ def say_fidelity(results: Results) -> str:
         ["Lower Fréchet distance is closer; real against real is the floor, class mean + noise the control;",
          "copies and mixup are lower bounds, not rivals.", *parts]
     )  # fmt: skip
+
+
+HOW_TO_READ = {
+    "multiplier": (
+        "How many times the real data would have been needed for the same score, adding synthetic images of the first "
+        "generator; bars are 95 % intervals, the solid line is 1 (worth nothing more), the dotted 2. An open triangle "
+        "is a bound: the curve of real data does not reach that score."
+    ),
+    "sweep": (
+        "Fréchet distance (down is closer) against recall (right is more diverse) for every guidance and number of "
+        "steps tried; the square is the study as written."
+    ),
+    "reliability": (
+        "Share of decisions that were right against the confidence in them, all seeds at the lowest budget, in fifteen "
+        "bins of equal mass; below the dotted line a classifier is surer than it may be."
+    ),
+    "ablations": (
+        "Generators that differ from the first in one field alone: Fréchet distance (lower is closer) and, at the "
+        "lowest budget, the gain in AUROC of adding their images. Means over seeds; intervals stand in the tables."
+    ),
+    "strictness": (
+        "Images as near to training images as this share of validation images (tile-max distance) are redrawn. Judged "
+        "by a search that the filter did not use: its own measure would show what is built in."
+    ),
+    "cost": "Minutes to train a generator and draw its sets, all seeds, against the gain at the lowest budget.",
+}  # of figures whose words do not depend on the numbers
+
+
+def fixed(name: str) -> Callable[[Results], str]:
+    """The same words for every study."""
+    return lambda results: HOW_TO_READ[name]
 
 
 class Entry(NamedTuple):
@@ -296,7 +282,8 @@ def gallery(entries: list[dict[str, Any]]) -> Figure | None:
     grid = figure.subplots(len(rows), count, squeeze=False)
     for axes, row in zip(grid, rows, strict=True):
         _triples(list(axes), row)
-        name = f"{_wrapped(str(row['dataset']), 22)}\n{_wrapped(str(row['generator']), 22)}"
+        told = [_wrapped(str(row["dataset"]), 22), _wrapped(str(row["generator"]), 22), row.get("search", "")]
+        name = "\n".join(filter(None, told))
         axes[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9.5)
         axes[0].yaxis.set_label_coords(-0.03, 0.5)
     for axis in grid[0]:
@@ -304,11 +291,17 @@ def gallery(entries: list[dict[str, Any]]) -> Figure | None:
     return figure
 
 
-def heat_map(one: Images, two: Images) -> Images:
-    """Where two pictures uint8 [H, W, 3] agree: the tiles' RMS differences in colour over the first one's greys."""
+def tile_gaps(one: Images, two: Images) -> npt.NDArray[np.float64]:
+    """RMS differences of the 4 x 4 tiles of two pictures uint8 [H, W, 3], of the range."""
     side = one.shape[0] // TILES * TILES
     gap = (one[:side, :side].astype(np.float64) - two[:side, :side]) / 255
-    tiles = (gap**2).reshape(TILES, side // TILES, TILES, side // TILES, 3).mean(axis=(1, 3, 4)) ** 0.5
+    squares = (gap**2).reshape(TILES, side // TILES, TILES, side // TILES, 3).mean(axis=(1, 3, 4))
+    return np.asarray(squares**0.5)
+
+
+def heat_map(one: Images, tiles: npt.NDArray[np.float64]) -> Images:
+    """A picture's greys under the colours of its tiles' distances [4, 4]: dark = equal."""
+    side = one.shape[0] // TILES * TILES
     colour = mpl.colormaps["inferno"](np.clip(tiles / HOT, 0, 1))[..., :3]
     colour = np.kron(colour, np.ones((side // TILES, side // TILES, 1)))
     grey = one[:side, :side].mean(axis=2, keepdims=True) / 255
@@ -323,27 +316,29 @@ def _triples(axes: list[Axes], row: dict[str, Any]) -> None:
     gap = np.full((TILE, GAP, 3), 255, dtype=np.uint8)
     for axis, j in zip(axes, worst, strict=False):
         one, two, three = (enlarged(row[name][j]) for name in ("synthetic", "nearest_train", "nearest_heldout"))
-        heat = enlarged(heat_map(row["synthetic"][j], row["nearest_train"][j]))
+        patch = row["tiles"][j].reshape(TILES, TILES) if "tiles" in row else None
+        gaps = tile_gaps(row["synthetic"][j], row["nearest_train"][j]) if patch is None else patch
+        heat = enlarged(heat_map(row["synthetic"][j], gaps))
         _show(axis, np.concatenate([one, gap, two, gap, heat, gap, three], axis=1))
         text = f"to training {number(d_train[j])}, held-out {number(d_heldout[j])}"
         axis.set_xlabel(text, fontsize=8.5, color="#4a4f57")
 
 
 FIGURES: dict[str, Entry] = {
-    "ablations": Entry(curves.ablations, say_ablations, "What changes of the generator did"),
-    "cost": Entry(curves.cost, say_cost, "Cost against utility"),
+    "ablations": Entry(curves.ablations, fixed("ablations"), "What changes of the generator did"),
+    "cost": Entry(curves.cost, fixed("cost"), "Cost against utility"),
     "differences": Entry(charts.differences, say_differences, "Differences from real data alone"),
     "distance_histogram": Entry(charts.distance_histogram, say_distance_histogram, "Nearest-neighbour distances"),
     "fidelity": Entry(charts.fidelity, say_fidelity, "Fidelity and diversity beside their controls"),
     "metric_by_budget": Entry(charts.metric_by_budget, say_metric_by_budget, "Score against real data used"),
-    "multiplier": Entry(curves.multiplier, say_multiplier, "What it was worth in real data"),
+    "multiplier": Entry(curves.multiplier, fixed("multiplier"), "What it was worth in real data"),
     "nearest_neighbours": Entry(
         lambda results: gallery(results.neighbours), say_nearest_neighbours, "Nearest neighbours", True
     ),
     "predictors": Entry(curves.predictors, say_predictors, "Which measure predicts utility"),
     "reader": Entry(curves.reader, say_reader, "What readers saw"),
-    "reliability": Entry(curves.reliability, say_reliability, "Reliability of the classifiers"),
+    "reliability": Entry(curves.reliability, fixed("reliability"), "Reliability of the classifiers"),
     "sample_grid": Entry(sample_grid, say_sample_grid, "Real and synthetic images", True),
-    "strictness": Entry(curves.strictness, say_strictness, "The price of a stricter privacy filter"),
-    "sweep": Entry(curves.sweep, say_sweep, "Sampling settings: fidelity against diversity"),
+    "strictness": Entry(curves.strictness, fixed("strictness"), "The price of a stricter privacy filter"),
+    "sweep": Entry(curves.sweep, fixed("sweep"), "Sampling settings: fidelity against diversity"),
 }

@@ -202,6 +202,27 @@ def pool_seeds(table: pd.DataFrame) -> list[Row]:
     return rows
 
 
+def pool_sets(rows: list[Row]) -> list[Row]:
+    """Fidelity rows of `pool_seeds` -> their mean over data sets, `dataset` empty: of all, and of each image type that
+    has two. Every set counts alike; SE from the sets' own intervals, so it speaks of these sets alone."""
+    keys = [name for name in SETTING if name != "dataset"] + ["study", "stage", "metric"]
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in (row for row in rows if row["stage"] == "fidelity" and row["group"] == "all" and row["dataset"]):
+        own = tuple("" if missing(row[name]) else row[name] for name in keys)
+        for kind in ("", str(row["image_type"])):
+            groups.setdefault((kind, *own), []).append(row)
+    found = []
+    for (kind, *_), mine in groups.items():
+        if len({row["dataset"] for row in mine}) > 1:
+            value = float(np.mean([row["value"] for row in mine]))
+            errors = [(row["high"] - row["low"]) / 2 if "low" in row else np.nan for row in mine]
+            reach = float(np.sqrt(np.square(errors).sum()) / len(mine))
+            bounds = {"low": inside(mine[0]["metric"], value - reach), "high": inside(mine[0]["metric"], value + reach)}
+            keep = {name: mine[0][name] for name in (*keys, "group")}
+            found.append(keep | {"dataset": "", "image_type": kind, "specialty": "", "value": value} | bounds)
+    return found
+
+
 def never_certain(metric: str, n: Any, bounds: Row) -> Row:
     """No copy among n images leaves up to 3/n possible (exact one-sided 95 % bound), however many seeds agree."""
     if metric.endswith("excess_copies") and bounds.get("high") == 0 and not missing(n):

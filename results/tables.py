@@ -105,17 +105,21 @@ def opinions(results: Results) -> pd.DataFrame:
 def fidelity(results: Results) -> pd.DataFrame:
     """Distances and diversity of generators and controls, pooled over seeds."""
     table = results.table[(results.table["stage"] == "fidelity") & (results.table["group"] == "all")]
-    wide = widened(table, ["dataset", "generator", "exposure", "budget", "variant"], _metrics(table), ("n",))
+    wide = widened(
+        table, ["dataset", "image_type", "generator", "exposure", "budget", "variant"], _metrics(table), ("n",)
+    )
+    wide["dataset"] = wide["dataset"].replace("", "mean over sets")
     wide = with_holes(wide, results.failed, "fidelity")
-    wide.insert(2, "role", [CONTROLS.get(name, "generator") for name in wide["generator"]])
+    wide.insert(3, "role", [CONTROLS.get(name, "generator") for name in wide["generator"]])
     ours = frozenset(int(i) for i in np.flatnonzero(wide["role"] == "generator"))
     wide.attrs["best"] = [
-        Comparison(name, ["dataset"], name.startswith(("frechet", "kernel", "ms_ssim", "two_sample_a")), ours)
+        Comparison(name, ["dataset", "image_type"], name.startswith(LOWER), ours)
         for name in wide.columns if name.startswith(RANKED) and not name.endswith(("_low", "_high", "_scales"))
     ]  # fmt: skip
     return wide
 
 
+LOWER = ("frechet", "kernel", "ms_ssim", "two_sample_a")
 RANKED = (
     "frechet", "kernel", "precision", "recall", "density", "coverage", "ms_ssim", "vendi", "label_c", "two_sample_a",
 )  # fmt: skip  # beginnings of measures of which one generator can be called best
@@ -173,6 +177,7 @@ def classes(results: Results) -> pd.DataFrame:
 def attacks(results: Results) -> pd.DataFrame:
     """Membership told from classifiers: does training on synthetic images protect the patients behind them?"""
     table = results.table[results.table["metric"].str.startswith("classifier_membership")]
+    table = table.assign(metric=table["metric"] + table["group"].map(lambda name: "" if name == "all" else f":{name}"))
     return widened(table, ["dataset", *SETTING], _metrics(table), ("n",))
 
 

@@ -111,7 +111,7 @@ class Results:
         """Finished rows pooled over seeds of one metric, one group or (None) all groups."""
         table = self.table
         kept = (table["stage"] == stage) & (table["metric"] == metric) & table["seed"].isna()
-        kept &= table["status"] == "ok"
+        kept &= (table["status"] == "ok") & ((table["dataset"] != "") | (stage != "fidelity"))  # not means over sets
         return table[kept if group is None else kept & (table["group"] == group)]
 
     @property

@@ -15,9 +15,9 @@ VERSIONS: dict[str, int] = {
     "synthesize": 3,
     "features": 1,
     "classify": 3,
-    "fidelity": 5,
-    "audit": 6,
-    "membership": 1,
+    "fidelity": 6,
+    "audit": 7,
+    "membership": 2,
 }
 
 

@@ -1,6 +1,7 @@
 """The privacy audit of one synthetic set, of its generator (membership), of any folders, of the classifiers."""
 
 import csv
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -9,11 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError
 
 from benchmark.cache import BadInput, Record, write_json
-from benchmark.datasets import captions, label_codes, label_name
-from benchmark.sources import SUFFIXES, read_image
-from benchmark.splits import thumbnails
+from benchmark.datasets import Split, captions, label_codes, label_name
+from benchmark.sources import SUFFIXES, read_image, resize
+from benchmark.splits import patients_of, pixel_keys, thumbnails
 from benchmark.stages import device, split, synthesize
 from benchmark.stages.train import read_autoencoder
 from privacy.battery import Bank, Result, audit
@@ -142,17 +145,21 @@ def run_membership(config: Record, inputs: dict[str, Path], folder: Path) -> Non
     with np.load(inputs["bank"] / "features.npz", allow_pickle=False) as arrays:
         features = arrays["kept"][np.searchsorted(arrays["kept_rows"], seen)], arrays["heldout"]
     patients = [[prepared.patients[i] for i in which] for which in rows.values()]
-    found = _told("membership", scores["members"], scores["others"], *patients)
+    delta = json.loads((inputs["train"] / "loss.json").read_text()).get("dp_delta", 0.0)
+    how: Record = {"delta": delta, "confidence": 0.999 if delta else 0.95, "coin": config["budget"] is None}
+    found = _told("membership", scores["members"], scores["others"], *patients, **how)
     if "reference" in models:
         pair = scores["members_calibrated"], scores["others_calibrated"]
-        found += _told("membership_calibrated", *pair, *patients)
+        found += _told("membership_calibrated", *pair, *patients, **how)
     write_json(folder / "rows.json", found + _blind(*features, *patients))
 
 
 def _told(
-    name: str, members: NDArray[Any], others: NDArray[Any], patients: list[str], other_patients: list[str]
-) -> list[Record]:
-    """AUROC, what can be found at fixed false-positive rates, and epsilon's lower bound."""
+    name: str, members: NDArray[Any], others: NDArray[Any], patients: list[str], other_patients: list[str], *,
+    delta: float = 0.0, confidence: float = 0.95, coin: bool = True,
+) -> list[Record]:  # fmt: skip
+    """AUROC, what can be found at fixed false-positive rates, and epsilon's lower bound, beside a promise of one with
+    99.9 % confidence; that is missing where no coin made the members."""
     from privacy.membership import empirical_epsilon, membership_auroc, true_positive_rate
 
     n, given = len(members) + len(others), (members, others, patients, other_patients)
@@ -164,7 +171,8 @@ def _told(
         {"metric": metric, "group": group, "value": value, "low": low, "high": high, "n": n}
         for metric, group, (value, low, high) in found
     ]
-    return [*rows, {"metric": f"{name}_epsilon", "value": empirical_epsilon(*given, GUESSES), "n": n}]
+    epsilon = empirical_epsilon(*given, GUESSES, confidence, delta) if coin else float("nan")
+    return [*rows, {"metric": f"{name}_epsilon", "value": epsilon, "n": n}]
 
 
 def _blind(members: NDArray[Any], others: NDArray[Any], patients: list[str], other_patients: list[str]) -> list[Record]:
@@ -186,7 +194,7 @@ def attacked_rows(
     behind its images, saw. The score is the negative loss and, calibrated, how far it lies below the mean loss of the
     other seeds' classifiers that did not see the image, where every image has one.
     """
-    from privacy.membership import calibrated, empirical_epsilon, membership_auroc
+    from privacy.membership import calibrated
 
     pool, labels = prepared.pool, prepared.train.labels[prepared.pool]
     seeds = sorted(probabilities)
@@ -203,12 +211,7 @@ def attacked_rows(
             if one.sum() < 2 or two.sum() < 2:
                 continue
             given = (values[one], values[two], patients[one].tolist(), patients[two].tolist())
-            value, low, high = membership_auroc(*given)
-            keys: Record = {"group": "all", "n": int(one.sum() + two.sum())}
-            bounds = {"value": value, "low": low, "high": high}
-            found[seed].append(keys | {"metric": f"classifier_membership{name}_auroc"} | bounds)
-            epsilon = empirical_epsilon(*given, GUESSES)
-            found[seed].append(keys | {"metric": f"classifier_membership{name}_epsilon", "value": epsilon})
+            found[seed] += [{"group": "all"} | row for row in _told(f"classifier_membership{name}", *given)]
     return found
 
 
@@ -221,37 +224,47 @@ def _losses(labels: NDArray[Any], probabilities: NDArray[Any]) -> NDArray[np.flo
 
 
 def audit_folders(
-    train: Path, heldout: Path, synthetic: Path, out: Path, size: int, autoencoder: str | None
+    train: Path, heldout: Path, synthetic: Path, out: Path, size: int | None, autoencoder: str | None
 ) -> Iterator[str]:
     """Audit any image folders; yields lines for the terminal, writes images.csv, rows.json and pictures' arrays.
 
-    autoencoder: augury, taesd or a diffusers folder, by which the training images are sent and searched as well.
+    size: side in pixels at which all are compared; None = the images' own where it is one, 64 at most. autoencoder:
+    augury, taesd or a diffusers folder, by which the training images are sent and searched as well.
     """
     from results.figures import gallery, rendered
 
+    folders = {"train": train, "heldout": heldout, "synthetic": synthetic}
+    files = {name: _files(folder) for name, folder in folders.items()}
+    _writable(out, folders)
+    raw = {name: [read_image(file, None) for file in paths] for name, paths in files.items()}
+    shapes = {image.shape[:2] for each in raw.values() for image in each}
+    size = size or _side(shapes, autoencoder is not None)
     trip = _trip(autoencoder, size) if autoencoder else None
-    files = {
-        name: _files(folder) for name, folder in (("train", train), ("heldout", heldout), ("synthetic", synthetic))
-    }
-    images = {name: np.stack([read_image(file, size) for file in paths]) for name, paths in files.items()}
+    yield f"compared at {size} x {size} px; given: {_sides(shapes)}"
+    images = {name: np.stack([resize(image, size) for image in each]) for name, each in raw.items()}
 
-    def bank(name: str) -> Bank:
-        paths = files[name]
-        return Bank(images[name], np.zeros(len(paths), np.int64), [f"{name} {i}" for i in range(len(paths))])
+    # Equal pictures are one patient; a held-out image that the training folder has as well is no control.
+    real, edge = np.concatenate([images["train"], images["heldout"]]), len(images["train"])
+    patients = patients_of(Split(real, np.zeros(len(real), np.int64)))
+    fresh = np.flatnonzero(~np.isin(patients[edge:], patients[:edge]))
+    if len(fresh) < len(real) - edge:
+        yield f"{len(real) - edge - len(fresh)} held-out images left out: {train} has them, or their mirror images, too"
+    if not len(fresh):
+        raise BadInput(f"--heldout {heldout}: every image of it is in {train}; allowed: images that were held out")
+    shared = set(pixel_keys(images["heldout"])) & set(pixel_keys(images["synthetic"]))
+    if shared:
+        yield f"{len(shared)} pictures of {synthetic} are held-out images, pixel for pixel"
 
-    own = bank("train")
+    own = Bank(images["train"], np.zeros(edge, np.int64), patients[:edge])
+    others = Bank(images["heldout"][fresh], np.zeros(len(fresh), np.int64), [patients[edge + i] for i in fresh])
     looks = thumbnails(own.images)
-    result = audit(images["synthetic"], own, bank("heldout"), stride=0.25, embed=embedded, looks=looks, trip=trip)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"--out {out} cannot be written: {error.strerror}") from None
+    result = audit(images["synthetic"], own, others, stride=0.25, embed=embedded, looks=looks, trip=trip)
     names = [str(file.relative_to(synthetic)) for file in files["synthetic"]]
     write_result(result, names, out, [str(file.relative_to(train)) for file in files["train"]])
     for row in result.rows:
         interval = f" ({row['low']:.3f} to {row['high']:.3f})" if "low" in row else ""
         yield f"{row['metric']:28} {row.get('group', ''):22} {row['value']:.4f}{interval}"
-    pictures = gallery([result.pairs | {"dataset": synthetic.name, "generator": ""}])
+    pictures = gallery([each | {"dataset": synthetic.name, "generator": ""} for each in by_search(result.pairs)])
     if pictures:
         told = "Synthetic images that lie nearest to a training image, beside it and the nearest held-out one"
         (out / "pairs.png").write_bytes(rendered(pictures, "png", "pairs", "augury audit", told))
@@ -267,13 +280,59 @@ def _trip(autoencoder: str, size: int) -> Any:
     autoencoder_file(autoencoder)
     if size % FACTOR:
         raise BadInput(f"--size {size} given; with --autoencoder a multiple of {FACTOR} is allowed")
-    return partial(round_trip, named_autoencoder(autoencoder).to(device()), working_resolution(size))
+    try:
+        model = named_autoencoder(autoencoder)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise BadInput(f"--autoencoder {autoencoder} cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+    return partial(round_trip, model.to(device()), working_resolution(size))
 
 
 def _files(folder: Path) -> list[Path]:
+    """The images of a folder, nested ones too. Raises BadInput for pictures of a kind that is not read, which would
+    escape the audit."""
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder")
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix.lower() in SUFFIXES)
+    every = sorted(file for file in folder.rglob("*") if file.is_file())
+    files = [file for file in every if file.suffix.lower() in SUFFIXES]
+    others = [file for file in every if file.suffix.lower() in Image.registered_extensions() and file not in set(files)]
+    if others:
+        raise BadInput(f"{others[0]} is not read ({len(others)} such); allowed: {', '.join(SUFFIXES)}")
     if not files:
         raise BadInput(f"{folder} holds no image ({', '.join(SUFFIXES)})")
     return files
+
+
+def _writable(out: Path, folders: dict[str, Path]) -> None:
+    """Make the folder of the results; it must not lie where the images are, and these must be three folders."""
+    places = {name: folder.resolve() for name, folder in folders.items()}
+    for name, place in places.items():
+        if out.resolve().is_relative_to(place):
+            raise BadInput(f"--out {out} lies in --{name} {folders[name]}; allowed: a folder outside of it")
+        twice = [other for other, its in places.items() if other != name and its.is_relative_to(place)]
+        if twice:
+            raise BadInput(f"--{twice[0]} {folders[twice[0]]} lies in --{name} {folders[name]}; allowed: three folders")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "images.csv").touch()
+    except OSError as error:
+        raise BadInput(f"--out {out} cannot be written: {error.strerror}") from None
+
+
+def _side(shapes: set[tuple[int, ...]], latent: bool) -> int:
+    """The images' least side, between 16 and 64; for an autoencoder the next multiple of eight."""
+    side = int(np.clip(min(min(shape) for shape in shapes), 16, 64))
+    return -(-side // 8) * 8 if latent else side
+
+
+def _sides(shapes: set[tuple[int, ...]]) -> str:
+    """The sizes of the images in words, and what becomes of those that are not square."""
+    sizes = sorted({f"{height} x {width}" for height, width in shapes})
+    told = ", ".join(sizes[:3]) + (f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else "")
+    return f"{told}; the central square was taken" if any(a != b for a, b in shapes) else told
+
+
+def by_search(pairs: dict[str, Any]) -> list[dict[str, Any]]:
+    """The arrays of pairs.npz -> a gallery's entry for the tile-max search and one for the patch search."""
+    patch = {key.removeprefix("patch_"): value for key, value in pairs.items() if key.startswith("patch_")}
+    main = {key: value for key, value in pairs.items() if not key.startswith("patch_")}
+    return [main | {"search": "tile-max"}, *([patch | {"search": "patch"}] if patch else [])]

@@ -10,7 +10,7 @@ from benchmark.exporting import audit_lines
 from benchmark.phantoms import draw
 from benchmark.splits import thumbnails
 from benchmark.stages.audit import embedded
-from privacy.battery import Bank, Result
+from privacy.battery import Bank, Result, _called_rows
 from privacy.battery import audit as whole_audit
 
 
@@ -100,3 +100,12 @@ def test_a_card_tells_what_one_search_alone_finds(p: float, told: bool) -> None:
     rows += [{"metric": "tile_max_p", "value": 1.0}, {"metric": "mirrored_p", "value": p}]
     lines = audit_lines(rows, Cell("synthesize", 1, {}, {}, 1, {}))
     assert any("mirrored 60.0%" in line for line in lines) == told and not any("tile max" in line for line in lines)
+
+
+@pytest.mark.parametrize(("copies", "false"), [(0, 0), (0, 5), (50, 0), (50, 2), (50, 10), (200, 0), (200, 8)])
+def test_the_interval_of_called_copies_holds_the_truth_whatever_the_false_calls(copies: int, false: int) -> None:
+    called = np.zeros(1000, bool)
+    called[: copies + false] = True
+    law = {"level": 13 / 1351, "k": 13}
+    excess = _called_rows(called, law, 1350)[1]
+    assert excess["low"] <= copies / 1000 <= excess["high"]

@@ -118,6 +118,55 @@ def test_audit_of_folders_flags_the_planted_copy(
     assert copy[:3] == ["nested/03.png", "nested/17.png", "0.0"] and copy[4] == "True"
 
 
+def folder_of(folder: Path, count: int, side: tuple[int, int], seed: int) -> Path:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        Image.fromarray(rng.integers(0, 256, side, dtype=np.uint8)).save(folder / f"{i:02}.png")
+    return folder
+
+
+def test_audit_of_folders_compares_at_their_own_size_and_drops_controls_that_were_trained_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for seed, (name, count) in enumerate((("train", 30), ("heldout", 30), ("synthetic", 3))):
+        folder_of(tmp_path / name, count, (20, 24) if name == "train" else (20, 20), seed)
+    shared = Image.open(tmp_path / "heldout" / "00.png")
+    shared.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "train" / "mirrored.png")
+    shared.save(tmp_path / "synthetic" / "00.png")
+    folders = [f"--{name}={tmp_path / name}" for name in ("train", "heldout", "synthetic", "out")]
+    monkeypatch.setattr("sys.argv", ["augury", "audit", *folders])
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    said = capsys.readouterr().out
+    assert done.value.code == 0
+    assert "compared at 20 x 20 px; given: 20 x 20, 20 x 24; the central square was taken" in said
+    assert "1 held-out images left out" in said and "1 pictures of" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"out": "synthetic/out"}, "lies in --synthetic"),
+        ({"heldout": "train"}, "three folders"),
+        ({"heldout": "same"}, "every image of it is in"),
+        ({"synthetic": "gif"}, "is not read"),
+        ({"out": "train/00.png"}, "lies in --train"),
+    ],
+)
+def test_folders_that_cannot_be_audited_are_one_line(
+    change: dict[str, str], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    for name, seed in (("train", 0), ("heldout", 1), ("synthetic", 2), ("same", 0), ("gif", 3)):
+        folder_of(tmp_path / name, 4, (16, 16), seed)
+    Image.open(tmp_path / "gif" / "00.png").save(tmp_path / "gif" / "01.gif")
+    given = {name: name for name in ("train", "heldout", "synthetic", "out")} | change
+    folders = [f"--{name}={tmp_path / place}" for name, place in given.items()]
+    code, error = run(["audit", *folders], capsys, monkeypatch)
+    assert code == 2 and words in error and error.count("\n") == 1, error
+
+
 def test_help_and_report_do_not_import_torch() -> None:
     code = "import sys; import benchmark.cli, benchmark.reporting; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -47,6 +47,21 @@ def test_epsilon_stays_below_a_known_mechanism() -> None:
     assert empirical_epsilon(A, B, *PATIENTS, 100) < 0.5
 
 
+def test_delta_takes_its_part_of_epsilon() -> None:
+    """Against the p value of Steinke et al., written out as their theorem 5.2 has it."""
+    from scipy.stats import binom
+
+    scores = np.arange(200.0)
+    people = [f"{i}" for i in range(200)]
+    bounds = [empirical_epsilon(scores[100:], scores[:100], people[100:], people[:100], 60, delta=delta)
+              for delta in (0.0, 1e-9, 1e-5, 1e-3)]  # fmt: skip
+    assert bounds[0] == pytest.approx(bounds[1], abs=1e-3) and bounds[0] > bounds[2] > bounds[3] > 0
+    epsilon, v, r, m, delta = bounds[2], 60, 60, 200, 1e-5
+    chance = 1 / (1 + np.exp(-epsilon))
+    slack = max(sum(binom.pmf(v - j, r, chance) for j in range(1, i + 1)) / i for i in range(1, v + 1))
+    assert binom.sf(v - 1, r, chance) + 2 * m * delta * slack == pytest.approx(0.05, abs=1e-6)
+
+
 def test_blind_baseline_sees_a_difference_of_the_groups_alone() -> None:
     features = RNG.normal(size=(400, 8))
     value, p = blind_auroc(features[:200] + 1, features[200:], *PATIENTS)

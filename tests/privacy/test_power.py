@@ -40,7 +40,14 @@ def test_light_changes_stay_nearest_to_their_source(kind: str) -> None:
 def test_what_the_geometric_kinds_do() -> None:
     images = pictures(4, 0)
     assert (plant(images, "flipped", 0)[:, :, 0] == images[:, :, -1]).all()
-    assert (plant(images, "shifted", 0)[:, 2:, 2:] == images[:, :-2, :-2]).all()
+    moves = set()
+    for moved, image in zip(plant(pictures(200, 0), "shifted", 0), pictures(200, 0), strict=True):
+        inner = image[4:-4, 4:-4]
+        found = [(y, x) for y in range(-2, 3) for x in range(-2, 3)
+                 if (moved[4 + y : moved.shape[0] - 4 + y, 4 + x : moved.shape[1] - 4 + x] == inner).all()]  # fmt: skip
+        moves |= set(found)
+        assert len(found) == 1 and 0 not in found[0]
+    assert moves == {(y, x) for y in (-2, -1, 1, 2) for x in (-2, -1, 1, 2)}
     assert np.abs(plant(images, "cropped", 0).mean((1, 2)) - images[:, 2:-2, 2:-2].mean((1, 2))).max() < 3
     half = (images[0].astype(float) + images[3]) / 2
     assert np.abs(plant(images, "blended", 0)[0] - half).max() <= 0.5

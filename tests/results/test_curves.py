@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from classifiers.metrics import reliability
-from results.figures import FIGURES, caption, draw, heat_map, rendered
+from results.figures import FIGURES, caption, draw, heat_map, rendered, tile_gaps
 from results.reader import page, reader_rows
 from results.report import render
 from results.tables import TABLES
@@ -70,9 +70,9 @@ def test_the_heat_map_is_dark_where_two_pictures_agree() -> None:
     one = rng.integers(0, 100, (32, 32, 3), dtype=np.uint8)
     two = one.copy()
     two[:8, :8] = 255 - two[:8, :8]
-    heat = heat_map(one, two).astype(int)
+    heat = heat_map(one, tile_gaps(one, two)).astype(int)
     assert heat.shape == (32, 32, 3) and heat[:8, :8].mean() > heat[8:, 8:].mean() + 60
-    assert np.ptp(heat_map(one, one)[..., 0] - 0.35 * one.mean(axis=2)) < 3
+    assert np.ptp(heat_map(one, tile_gaps(one, one))[..., 0] - 0.35 * one.mean(axis=2)) < 3
 
 
 def test_the_price_of_a_filter_is_drawn_for_a_sweep_of_it(rich: Results) -> None:
