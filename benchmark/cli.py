@@ -119,13 +119,16 @@ def import_set(
 
 
 @data.command()
-def download(name: Annotated[str, typer.Argument(help="One of MedMNIST's twelve 2D sets.")]) -> None:
-    """Fetch a MedMNIST set over the network. Example: augury data download breastmnist"""
+def download(name: Annotated[str, typer.Argument(help="One of MedMNIST's twelve 2D sets, or inception-fid.")]) -> None:
+    """Fetch a MedMNIST set, or FID's network, over the network. Example: augury data download breastmnist"""
     from benchmark import datasets
     from benchmark.cache import BadInput
 
+    if name == "inception-fid":
+        return _fid_network()
     if name not in datasets.MEDMNIST:
-        raise BadInput(f"data set {name!r} cannot be downloaded; allowed: {', '.join(datasets.MEDMNIST)}")
+        allowed = ", ".join([*datasets.MEDMNIST, "inception-fid"])
+        raise BadInput(f"{name!r} cannot be downloaded; allowed: {allowed}")
     import medmnist
 
     root = datasets.medmnist_root()
@@ -136,6 +139,24 @@ def download(name: Annotated[str, typer.Argument(help="One of MedMNIST's twelve 
     except Exception as error:  # whatever the network does, the user needs one line
         raise BadInput(f"{name} could not be downloaded to {root}: {error}") from None
     typer.echo(f"{root / name}.npz, licence {info['license']}")
+
+
+def _fid_network() -> None:
+    import os
+    from pathlib import Path
+
+    from benchmark.cache import BadInput
+    from benchmark.stages.fidelity import INCEPTION
+    from classifiers.features import fetch_fid_inception
+
+    if not os.environ.get("AUGURY_WEIGHTS"):
+        raise BadInput("inception-fid: AUGURY_WEIGHTS is not set; allowed: a folder for the weights")
+    file = Path(os.environ["AUGURY_WEIGHTS"]) / INCEPTION
+    try:
+        fetch_fid_inception(file)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"inception-fid could not be downloaded to {file.parent}: {error}") from None
+    typer.echo(f"{file}, licence Apache-2.0")
 
 
 def _counts(labels: Any, classes: tuple[str, ...]) -> str:

@@ -205,7 +205,8 @@ def encoder_source(encoder: Any) -> dict[str, Any]:
         return {"encoder": encoder}
     file = Path(os.environ.get("AUGURY_WEIGHTS") or "") / INCEPTION
     if not os.environ.get("AUGURY_WEIGHTS") or not file.is_file():
-        raise BadInput(f"fidelity.encoders: inception needs $AUGURY_WEIGHTS/{INCEPTION}")
+        raise BadInput(f"fidelity.encoders: inception needs $AUGURY_WEIGHTS/{INCEPTION}; "
+                       "`augury data download inception-fid` fetches it")  # fmt: skip
     return {"encoder": encoder, "weights": hashed(file)}
 
 

@@ -1,16 +1,18 @@
 """Image encoders: uint8 images -> feature vectors, for Fréchet distances, embedding search and perceptual losses."""
 
 import hashlib
+import shutil
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import inception
 
@@ -154,6 +156,29 @@ class BlockE(inception.InceptionE):  # type: ignore[misc]
     def _forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         pooled = F.max_pool2d(x, 3, stride=1, padding=1) if self.last else _mean(x)
         return [*super()._forward(x)[:3], self.branch_pool(pooled)]
+
+
+FID_URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+FID_SHA256 = "6726825d"  # the first digits of the file's hash
+
+
+def fetch_fid_inception(file: Path) -> None:
+    """Download the FID network's weights as pytorch-fid has them and keep them as safetensors, without the last layer.
+
+    Raises OSError where they cannot be had, ValueError where their hash is another.
+    """
+    raw = file.with_suffix(".partial")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with urlopen(FID_URL) as source, raw.open("wb") as target:
+            shutil.copyfileobj(source, target)
+        digest = hashlib.sha256(raw.read_bytes()).hexdigest()
+        if not digest.startswith(FID_SHA256):
+            raise ValueError(f"sha256 of the download is {digest[:16]}..., expected {FID_SHA256}...")
+        state = torch.load(raw, weights_only=True, map_location="cpu")
+    finally:
+        raw.unlink(missing_ok=True)
+    save_file({key: value.contiguous() for key, value in state.items() if not key.startswith("fc.")}, file)
 
 
 def fid_inception(file: Path) -> torch.nn.Module:

@@ -1,5 +1,6 @@
 """The FID network: known activations, and FID of a known pair of sets (pytorch-fid's value)."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from benchmark.stages.fidelity import INCEPTION
+from classifiers import features
 from classifiers.features import SIDE, embed, fid_inception
 
 
@@ -40,3 +43,19 @@ def test_fid_of_brain_mri_is_that_of_pytorch_fid() -> None:
     sets = splits["train"].images[rows[0]], splits["test"].images[rows[1]]
     features = [embed(model, images, SIDE, "bilinear") for images in sets]
     assert frechet_distance(*features) == pytest.approx(32.83, abs=0.005)
+
+
+def test_the_weights_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"Conv.weight": torch.ones(2, 3), "fc.weight": torch.zeros(4), "fc.bias": torch.zeros(4)}
+    torch.save(state, tmp_path / "theirs.pth")
+    monkeypatch.setattr(features, "FID_URL", (tmp_path / "theirs.pth").as_uri())
+    with pytest.raises(ValueError, match="expected 6726825d"):
+        features.fetch_fid_inception(tmp_path / "weights" / "ours.safetensors")
+    assert not list((tmp_path / "weights").iterdir())
+    digest = hashlib.sha256((tmp_path / "theirs.pth").read_bytes()).hexdigest()
+    monkeypatch.setattr(features, "FID_SHA256", digest[:8])
+    features.fetch_fid_inception(tmp_path / "weights" / "ours.safetensors")
+    assert list(load_file(tmp_path / "weights" / "ours.safetensors")) == ["Conv.weight"]
+    monkeypatch.setattr(features, "FID_URL", (tmp_path / "nowhere.pth").as_uri())
+    with pytest.raises(OSError, match="nowhere"):
+        features.fetch_fid_inception(tmp_path / "weights" / "more.safetensors")
