@@ -31,12 +31,14 @@ from results.wording import count, percent
 
 BANDED = ("real", "augmented")  # the pair that matters has bands, the rest bars beside
 DODGE = {"class_mean": 1.09, "copies": 1.18, "mixed": 1.035, "mixup": 1.28, "synthetic": 0.965}
+WIDE = 9.6  # inches at most: 10 pt become 7.5 on a text width of 7.2
 BOUNDED = ("auroc", "accuracy", "balanced_accuracy")
 
 
 def panels(n: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of n panels in rows of `columns`, inches a panel."""
-    columns = min(columns, n)
+    """A figure of n panels in rows of `columns`, inches a panel; no wider than WIDE, so that it can be read when a page
+    shrinks it to its own width."""
+    columns = min(columns, n, max(1, int(WIDE / width)))
     rows = -(-n // columns)
     figure = Figure(figsize=(width * columns, height * rows + 0.5), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, hspace=0.04, wspace=0.04)  # type: ignore[union-attr, call-arg]
@@ -56,8 +58,8 @@ def metric_by_budget(results: Results, metric: str = "auroc") -> Figure | None:
     shown = [(name, backbone) for backbone in backbones for name in results.names if (name, backbone) in found]
     if not shown:
         return None
-    columns = len({name for name, _ in shown}) if several else 3 if len(shown) > 4 else 2
-    figure, axes = panels(len(shown), min(columns, 4), 4.6 if columns < 4 else 3.4, 3.3)
+    columns = min(len({name for name, _ in shown}), 3) if several else 2
+    figure, axes = panels(len(shown), columns, 4.6 if columns < 3 else 3.2, 3.3)
     styles = line_styles(results, table)
     for axis, (name, backbone) in zip(axes, shown, strict=True):
         mine = table[(table["dataset"] == name) & (table["backbone"] == backbone)]
@@ -143,7 +145,7 @@ def differences(results: Results) -> Figure | None:
     if rows.empty:
         return None
     labels = _forest_labels(results, rows)
-    figure = Figure(figsize=(4.9 * len(budgets) + 1.8, 0.26 * len(labels) + 1.5), layout="constrained")
+    figure = Figure(figsize=(3.9 * len(budgets) + 1.8, 0.26 * len(labels) + 1.5), layout="constrained")
     axes = figure.subplots(1, len(budgets), sharey=True, squeeze=False).ravel()
     for axis, budget in zip(axes, budgets, strict=True):
         _forest(axis, rows[rows["budget"] == budget], labels, float(results.study.get("margin", 0.01)))
@@ -183,13 +185,7 @@ def _forest_labels(results: Results, rows: pd.DataFrame) -> dict[tuple[str, ...]
 
 
 def _forest_key(row: dict[Any, Any]) -> tuple[str, ...]:
-    return (
-        str(row["dataset"]),
-        str(row["arm"]),
-        str(row["generator"]),
-        str(row["exposure"]),
-        f"{row['ratio']:g}",
-    )
+    return (*(str(row[name]) for name in ("dataset", "arm", "generator", "exposure")), f"{row['ratio']:g}")
 
 
 def _arm_order(key: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
@@ -224,7 +220,7 @@ def distance_histogram(results: Results) -> Figure | None:
     """Nearest-training distances of synthetic, held-out real and planted images, with the threshold."""
     if not results.distances:
         return None
-    figure, axes = panels(len(results.distances), 3 if len(results.distances) > 4 else 2, 4.6, 3.0)
+    figure, axes = panels(len(results.distances), 2, 4.6, 3.0)
     for axis, entry in zip(axes, results.distances, strict=True):
         _histogram(axis, entry)
         name = f"{entry['dataset']}, {entry['generator']}" if len(results.generators) > 1 else entry["dataset"]
@@ -278,22 +274,25 @@ def fidelity(results: Results) -> Figure | None:
     names = [name for name in results.names if name in set(table["dataset"])]
     if not metrics or not names:
         return None
-    figure = Figure(figsize=(min(3.9 * len(metrics) + 1.6, 13.5), 0.5 * len(names) + 1.9), layout="constrained")
-    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False).ravel()
-    for axis, metric in zip(axes, metrics, strict=True):
+    columns = min(len(metrics), 3)
+    rows = -(-len(metrics) // columns)
+    size = (min(3.9 * columns + 1.6, WIDE), rows * (0.45 * len(names) + 1.0) + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axis, metric in zip(axes, metrics, strict=False):
         _dots(axis, table[table["metric"] == metric], names, results)
         axis.set_xlabel(metric_title(metric))
-    counts = table[table["generator"] == "real"].groupby("dataset")["n"].max()
-    shown = [
-        f"{name} (n = {counts[name]})" if name in counts and counts[name] == counts[name] else name for name in names
-    ]
-    axes[0].set_yticks(range(len(names)), shown)
+    for spare in axes[len(metrics) :]:
+        spare.set_axis_off()
+    counts = table[table["generator"] == "real"].groupby("dataset")["n"].max().dropna()
+    axes[0].set_yticks(
+        range(len(names)), [f"{name} (n = {counts[name]})" if name in counts else name for name in names]
+    )
     axes[0].set_ylim(len(names) - 0.4, -0.6)
-    keys = [name for name in dict.fromkeys(table["generator"]) if name]
-    handles = [
-        _dot_handle(name, results) for name in sorted(keys, key=lambda name: (name in LOOKS, name != "real", name))
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
+    keys = sorted(set(table["generator"]) - {""}, key=lambda name: (name in LOOKS, name != "real", name))
+    handles = [_dot_handle(name, results) for name in keys]
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    figure.legend(handles=handles, loc="outside lower center", ncols=_columns(figure, longest, len(handles)))
     return figure
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from results.charts import panels
+from results.charts import WIDE, panels
 from results.tidy import (
     GREY,
     LOOKS,
@@ -41,7 +41,7 @@ def multiplier(results: Results) -> Figure | None:
     names = [name for name in results.names if name in set(rows["dataset"])]
     if not names:
         return None
-    figure, axes = panels(len(names), 4, 2.9, 2.8)
+    figure, axes = panels(len(names), 3, 3.1, 2.8)
     for axis, name in zip(axes, names, strict=True):
         _worth(axis, rows[rows["dataset"] == name].sort_values("budget"))
         axis.set_title(results.titled(name))
@@ -85,7 +85,7 @@ def sweep(results: Results) -> Figure | None:
     if x not in wide or y not in wide:
         return None
     names = [name for name in results.names if name in set(wide["dataset"])]
-    figure, axes = panels(len(names), 3, 3.6, 3.2)
+    figure, axes = panels(len(names), 3, 3.2, 3.0)
     for axis, name in zip(axes, names, strict=True):
         for row in wide[wide["dataset"] == name].to_dict("records"):
             axis.plot([row[x]], [row[y]], "o" if row["variant"] else "s", color=LOOKS["augmented"].colour)
@@ -104,7 +104,7 @@ def predictors(results: Results) -> Figure | None:
     if pairs.empty:
         return None
     measures = list(dict.fromkeys(pairs["measure"]))
-    figure, axes = panels(len(measures), 4, 2.9, 2.7)
+    figure, axes = panels(len(measures), 3, 3.1, 2.7)
     looks = {name: placed(place) for place, name in enumerate(dict.fromkeys(pairs["dataset"]))}
     for axis, measure in zip(axes, measures, strict=True):
         mine = pairs[pairs["measure"] == measure]
@@ -149,7 +149,7 @@ def reliability(results: Results) -> Figure | None:
     names = [name for name in results.names if any(each["dataset"] == name for each in results.calibration)]
     if not names:
         return None
-    figure, axes = panels(len(names), 4, 2.9, 3.0)
+    figure, axes = panels(len(names), 3, 3.1, 3.0)
     for axis, name in zip(axes, names, strict=True):
         axis.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
         for each in (each for each in results.calibration if each["dataset"] == name):
@@ -178,7 +178,7 @@ def ablations(results: Results) -> Figure | None:
     gains = gains[gains["budget"] == gains["budget"].min()]
     if not swept or fidelity.empty:
         return None
-    figure, axes = panels(2 * len(swept), len(swept), 3.4, 2.7)
+    figure, axes = panels(2 * len(swept), len(swept), min(3.4, WIDE / len(swept)), 2.7)
     first_space = fidelity["metric"].iloc[0]
     rows = ((fidelity[fidelity["metric"] == first_space], "Fréchet distance"), (gains, "gain in AUROC"))
     for place, (values, label) in enumerate(rows):
@@ -236,7 +236,7 @@ def strictness(results: Results) -> Figure | None:
     gains = gains[(gains["budget"] == gains["budget"].min()) & (gains["backbone"] == results.backbone)]
     flagged, distance = table[table["metric"] == "embedding_flagged"], table[table["metric"].str.startswith("frechet")]
     shown = [(flagged, "flagged by embedding"), (distance, "Fréchet distance"), (gains, "gain in AUROC")]
-    figure, axes = panels(3, 3, 3.6, 3.0)
+    figure, axes = panels(3, 3, 3.2, 3.0)
     levels = sorted(set(table["level"]))
     for axis, (rows, label) in zip(axes, shown, strict=True):
         for spot, name in enumerate(results.names):

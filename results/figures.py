@@ -183,7 +183,7 @@ def command(name: str, study: str) -> str:
 
 
 def write_figure(figure: Figure, folder: Path, name: str, command: str, caption: str) -> list[Path]:
-    """NAME.png (150 dpi), .pdf and .svg with command and caption inside; reproducible bytes."""
+    """NAME.png (200 dpi), .pdf and .svg with command and caption inside; reproducible bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / f"{name}.{kind}" for kind in ("png", "pdf", "svg")]
     for path in written:
@@ -210,8 +210,8 @@ def _metadata(kind: str, name: str, command: str, caption: str) -> dict[str, Any
 
 
 Images = npt.NDArray[np.uint8]
-SHOWN = 5  # images a side of the sample grid
-TRIPLES = 3  # synthetic images a data set
+SHOWN = 4  # images a side of the sample grid
+TRIPLES = 2  # synthetic images a row of the gallery
 TILES = 4  # a side, of the tile-max distance
 HOT = 0.2  # root mean square difference, of the range, that is shown brightest
 GAP = 4  # white pixels between tiles
@@ -224,7 +224,7 @@ def sample_grid(results: Results) -> Figure | None:
     if not rows:
         return None
     several = len({each["generator"] for each in rows}) > 1
-    figure = Figure(figsize=(12.6, 1.75 * len(rows) + 0.4), layout="constrained")
+    figure = Figure(figsize=(9.6, 1.5 * len(rows) + 0.4), layout="constrained")
     grid = figure.subplots(len(rows), 2, squeeze=False)
     for axes, row in zip(grid, rows, strict=True):
         _strip(axes[0], row["real"], [])
@@ -245,8 +245,8 @@ def _strip(axis: Axes, images: Images, captions: list[str]) -> None:
     parts = [part for tile in tiles for part in (tile, gap)][:-1]
     _show(axis, np.concatenate(parts, axis=1))
     places = [place * (TILE + GAP) + TILE / 2 for place in range(min(len(captions), SHOWN))]
-    under = [textwrap.fill(text, 21, max_lines=4, placeholder="…") or "no caption" for text in captions[:SHOWN]]
-    axis.set_xticks(places, under, fontsize=6.5)
+    under = [textwrap.fill(text, 17, max_lines=5, placeholder="…") or "no caption" for text in captions[:SHOWN]]
+    axis.set_xticks(places, under, fontsize=7)
     axis.tick_params(length=0)
 
 
@@ -278,7 +278,7 @@ def gallery(entries: list[dict[str, Any]]) -> Figure | None:
     if not rows:
         return None
     count = min(TRIPLES, max(len(each["synthetic"]) for each in rows))
-    figure = Figure(figsize=(3.5 * count + 1.5, 1.12 * len(rows) + 0.45), layout="constrained")
+    figure = Figure(figsize=(4.0 * count + 1.5, 1.25 * len(rows) + 0.45), layout="constrained")
     grid = figure.subplots(len(rows), count, squeeze=False)
     for axes, row in zip(grid, rows, strict=True):
         _triples(list(axes), row)

@@ -199,7 +199,7 @@ RC: Any = {
     "lines.linewidth": 1.8,
     "lines.markersize": 6,
     "pdf.fonttype": 42,
-    "savefig.dpi": 150,
+    "savefig.dpi": 200,
     "svg.fonttype": "path",
     "svg.hashsalt": "augury",
     "text.parse_math": False,

@@ -63,7 +63,8 @@ def test_second_run_computes_nothing(local: Path) -> None:
 def test_tidy_table_holds_the_study(local: Path) -> None:
     table = pd.read_csv(local / "tiny" / "results.csv", keep_default_na=False)
     assert set(table["status"]) == {"ok"}
-    assert set(table["dataset"]) == {"phantom-x-ray", "phantom-fundoscopy"}
+    assert set(table["dataset"]) == {"", "phantom-x-ray", "phantom-fundoscopy"}
+    assert set(table.loc[table["dataset"] == "", "stage"]) == {"fidelity"}, "means over both sets"
     seeds = table[(table["metric"] == "auroc") & (table["group"] == "all") & (table["seed"] != "")]
     arms = seeds.groupby(["arm", "exposure", "generator"]).size().to_dict()
     both = 2 * 2 * 2  # sets, seeds, budgets

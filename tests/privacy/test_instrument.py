@@ -185,8 +185,9 @@ def test_every_kind_of_copy_is_found_by_some_measure(capsys: pytest.CaptureFixtu
     for row in result.rows:
         if row["metric"].endswith("_power"):
             found.setdefault(row["group"], {})[row["metric"].removesuffix("_power")] = row["value"]
+    level = next(row["value"] for row in result.rows if row["metric"] == "tile_max_level")
     with capsys.disabled():
-        print()
+        print(f"\npower at level {level:.4f}, {len(set(heldout.patients))} held-out patients, bank {len(bank.images)}")
         for kind, by in found.items():
             print(f"{kind:26}", "  ".join(f"{name} {value:.0%}" for name, value in by.items()))
     copies = {kind: max(by.values()) for kind, by in found.items() if "same_patient" not in kind}  # those are no copies
