@@ -1,6 +1,7 @@
 """Parts of `make bench`: nearest neighbours, fidelity and features beside what a user would pick instead."""
 
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -154,6 +155,17 @@ def features(show: Show) -> None:
     show("FID features, images a second", len(images) / mine, "1/s", "")
     show("times as fast as pytorch-fid", their / mine, "x", "1")
     show("largest difference of a feature", float(np.abs(ours - wanted).max()), "", "")
+
+    def fidelity_package() -> Any:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(state, f"{folder}/weights.pth")
+            model = FeatureExtractorInceptionV3("compat", ["2048"], f"{folder}/weights.pth")
+        batches = torch.from_numpy(images).permute(0, 3, 1, 2).split(50)
+        return torch.cat([model(x)[0] for x in batches]).numpy()
+
+    show("times as fast as torch-fidelity", taken(fidelity_package)[0] / mine, "x", "1")
 
 
 PARTS = {"neighbours": neighbours, "fidelity": fidelity, "features": features}
