@@ -87,11 +87,11 @@ def _line(axis: Axes, part: pd.DataFrame, arm: str, generator: str, dashes: str)
         bars = np.nan_to_num(np.abs(np.stack([y - low, high - y])))
         axis.errorbar(x, y, yerr=bars, ls="none", elinewidth=1.2, **style)
         return
-    if arm in BANDED and dashes == "-":
+    if arm in BANDED and generator not in PLACEBOS and dashes == "-":
         axis.fill_between(x, low, high, color=shape.colour, alpha=0.16, lw=0, zorder=2)
     elif dashes == "-":
         bars = np.nan_to_num(np.abs(np.stack([y - low, high - y])))
-        x = x * DODGE.get(arm, 1.02)
+        x = x * DODGE.get(generator, DODGE.get(arm, 1.02))
         axis.errorbar(x, y, yerr=bars, ls="none", color=shape.colour, elinewidth=1.1, alpha=0.75, zorder=2)
     axis.plot(x, y, ls=dashes, **style)
 
@@ -284,7 +284,9 @@ def fidelity(results: Results) -> Figure | None:
         axis.set_xlabel(metric_title(metric))
     for spare in axes[len(metrics) :]:
         spare.set_axis_off()
-    counts = table[table["generator"] == "real"].groupby("dataset")["n"].max().dropna()
+    counts = (
+        table[(table["generator"] == "real") & (table["metric"] == metrics[0])].groupby("dataset")["n"].max().dropna()
+    )
     axes[0].set_yticks(
         range(len(names)), [f"{name} (n = {counts[name]})" if name in counts else name for name in names]
     )

@@ -232,7 +232,8 @@ def never_certain(metric: str, n: Any, bounds: Row) -> Row:
 
 def _pooled(metric: str, part: pd.DataFrame, values: "np.ndarray[Any, np.dtype[np.float64]]") -> Row:
     if len(values) == 1:
-        return {name: part.iloc[0][name] for name in ("value", "low", "high")}
+        own = part.iloc[0]
+        return {"value": own["value"], "low": inside(metric, own["low"]), "high": inside(metric, own["high"])}
     if metric == "p" or metric.endswith("_p"):
         return {"value": min(1.0, 2 * float(np.median(values)))}
     errors = ((part["high"] - part["low"]) / (2 * 1.959964)).to_numpy(dtype=np.float64)
@@ -249,7 +250,10 @@ def _pooled(metric: str, part: pd.DataFrame, values: "np.ndarray[Any, np.dtype[n
 
 
 def inside(metric: str, end: float) -> float:
-    """The end of an interval cut to where the metric can lie: shares in [0, 1], their differences in [-1, 1]."""
+    """The end of an interval cut to where the metric can lie: shares in [0, 1], their differences in [-1, 1], distances
+    from 0 up."""
     if metric.endswith(("_difference", "_gap")):
         return float(np.clip(end, -1, 1))
+    if metric.startswith(("density", "frechet", "vendi")):
+        return float(np.maximum(end, 0))
     return float(np.clip(end, 0, 1)) if any(part in metric for part in UNIT) else end
