@@ -109,27 +109,22 @@ def _export_generator(drawn: Cell, store: Store, folder: Path, audit: list[str])
     shutil.copytree(store.verify(cell) / "pipeline", folder)
     recipe = {key: value for key, value in cell.config.items() if value not in (None, False, "")}
     recipe |= {key: drawn.config.get(key) for key in ("guidance", "steps", "scheduler")}
+    title = f"Generator {cell.about.get('generator', '')} ({cell.about.get('exposure', '')} exposure)"
+    sources = _sources(cell, store)
+    parts = {"Sources": sources, "Recipe": _listed(recipe), "Privacy audit": _audited(audit)}
     text = ["---", "library_name: diffusers", "pipeline_tag: text-to-image", "license: other", "---", ""]
-    text += [
-        f"# Generator {cell.about.get('generator', '')} ({cell.about.get('exposure', '')} exposure)",
-        "",
-        NOTICE,
-        "",
-    ]
-    text += [
-        "## Sources",
-        "",
-        *_sources(cell, store),
-        "",
-        "## Recipe",
-        "",
-        *_listed(recipe),
-        "",
-        "## Privacy audit",
-        "",
-    ]
-    text += [*(f"- {line}" for line in audit or ["Not audited."]), "", *_limits()]
-    (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
+    text += [f"# {title}", "", NOTICE, "", *(line for name, lines in parts.items() for line in _part(name, lines))]
+    (folder / "README.md").write_text("\n".join([*text, *_limits()]), encoding="utf-8")
+    weights = _file_set("weights", "application/octet-stream", "*/*.safetensors")
+    write_json(folder / "croissant.json", _described(folder.name, f"{title}. {NOTICE}", sources, title, [weights]))
+
+
+def _part(name: str, lines: list[str]) -> list[str]:
+    return [f"## {name}", "", *lines, ""]
+
+
+def _audited(lines: list[str]) -> list[str]:
+    return [f"- {line}" for line in lines or ["Not audited."]]
 
 
 def _set_card(card: Card, cell: Cell, n: int, audit: list[str], sources: list[str]) -> str:
@@ -137,23 +132,13 @@ def _set_card(card: Card, cell: Cell, n: int, audit: list[str], sources: list[st
     recipe = {key: cell.about.get(key) for key in ("generator", "exposure", "budget", "seed")}
     recipe |= {key: cell.config.get(key) for key in ("guidance", "steps", "scheduler", "size", "filter", "privacy")}
     recipe |= {"images": n, "generator cell": cell.inputs["train"].digest, "cell": cell.digest}
-    text = [
-        "---",
-        "license: other",
-        "tags: [synthetic, medical]",
-        "---",
-        "",
-        f"# Synthetic {card.name}",
-        "",
-        NOTICE,
-        "",
-    ]
-    text += ["## Source", "", _source(card), f"- Classes: {', '.join(card.classes)}"]
-    text += [f"- The generator learnt from {len(sources)} sources, whose licences hold as well:", *sources]
-    text += [f"- Caveats: {card.caveats}"] if card.caveats else []
-    text += ["", "## How it was drawn", "", *_listed(recipe), "", "## Privacy audit", ""]
-    text += [*(f"- {line}" for line in audit or ["Not audited."]), "", *_limits()]
-    return "\n".join(text)
+    own = [_source(card), f"- Classes: {', '.join(card.classes)}"]
+    own += [f"- The generator learnt from {len(sources)} sources, whose licences hold as well:", *sources]
+    own += [f"- Caveats: {card.caveats}"] if card.caveats else []
+    parts = {"Source": own, "How it was drawn": _listed(recipe), "Privacy audit": _audited(audit)}
+    head = ["---", "license: other", "tags: [synthetic, medical]", "---", "", f"# Synthetic {card.name}", "", NOTICE]
+    text = [line for name, lines in parts.items() for line in _part(name, lines)]
+    return "\n".join([*head, "", *text, *_limits()])
 
 
 def _source(card: Card) -> str:
@@ -198,6 +183,26 @@ def audit_lines(rows: list[Record], cell: Cell) -> list[str]:
 
 def croissant(name: str, card: Card, sources: list[str], digest: str) -> Record:
     """Croissant 1.0 metadata (mlcommons.org/croissant) of an exported set; digest: sha256 of its metadata.csv."""
+    fields = {"file_name": "sc:Text", "caption": "sc:Text", "class": "sc:Text", "seed": "sc:Integer"}
+    records = [
+        {"@type": "cr:Field", "@id": f"images/{key}", "name": key, "dataType": kind,
+         "source": {"fileObject": {"@id": "metadata.csv"}, "extract": {"column": key}}}
+        for key, kind in fields.items()
+    ]  # fmt: skip
+    table = {"@type": "cr:FileObject", "@id": "metadata.csv", "name": "metadata.csv", "contentUrl": "metadata.csv",
+             "encodingFormat": "text/csv", "sha256": digest}  # fmt: skip
+    pictures = _file_set("pictures", "image/png", "*/*.png")
+    told = f"Synthetic images after {card.name} ({card.image_type}). {NOTICE}"
+    images = {"@type": "cr:RecordSet", "@id": "images", "name": "images", "field": records}
+    return _described(name, told, sources, card.citation or card.name, [table, pictures]) | {"recordSet": [images]}
+
+
+def _file_set(name: str, kind: str, files: str) -> Record:
+    return {"@type": "cr:FileSet", "@id": name, "name": name, "encodingFormat": kind, "includes": files}
+
+
+def _described(name: str, told: str, sources: list[str], citation: str, distribution: list[Record]) -> Record:
+    """What Croissant wants of any set of files."""
     prefixed = (
         "citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet", "format",
         "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references",
@@ -210,24 +215,13 @@ def croissant(name: str, card: Card, sources: list[str], digest: str) -> Record:
         "data": {"@id": "cr:data", "@type": "@json"}, "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
         "examples": {"@id": "cr:examples", "@type": "@json"},
     }  # fmt: skip
-    fields = {"file_name": "sc:Text", "caption": "sc:Text", "class": "sc:Text", "seed": "sc:Integer"}
-    records = [
-        {"@type": "cr:Field", "@id": f"images/{key}", "name": key, "dataType": kind,
-         "source": {"fileObject": {"@id": "metadata.csv"}, "extract": {"column": key}}}
-        for key, kind in fields.items()
-    ]  # fmt: skip
-    table = {"@type": "cr:FileObject", "@id": "metadata.csv", "name": "metadata.csv", "contentUrl": "metadata.csv",
-             "encodingFormat": "text/csv", "sha256": digest}  # fmt: skip
-    pictures = {"@type": "cr:FileSet", "@id": "pictures", "name": "pictures", "encodingFormat": "image/png",
-                "includes": "*/*.png"}  # fmt: skip
     return {
         "@context": context | {key: f"cr:{key}" for key in prefixed},
         "@type": "sc:Dataset", "name": name, "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "description": f"Synthetic images after {card.name} ({card.image_type}). {NOTICE}",
+        "description": told,
         "license": f"As the sources: {'; '.join(line.removeprefix('- ') for line in sources)}",
-        "citeAs": card.citation or card.name,
-        "version": "1.0.0", "datePublished": date.today().isoformat(), "distribution": [table, pictures],
-        "recordSet": [{"@type": "cr:RecordSet", "@id": "images", "name": "images", "field": records}],
+        "citeAs": citation, "version": "1.0.0", "datePublished": date.today().isoformat(),
+        "distribution": distribution,
     }  # fmt: skip
 
 

@@ -174,7 +174,7 @@ def _forest_labels(results: Results, rows: pd.DataFrame) -> dict[tuple[str, ...]
     labels: dict[tuple[str, ...], Place] = {}
     y = -0.2
     for name in [each for each in results.names if each in set(rows["dataset"])]:
-        labels[(name,)] = (y, name)
+        labels[(name,)] = (y, results.titled(name))
         keys = sorted({_forest_key(row) for row in rows[rows["dataset"] == name].to_dict("records")}, key=_arm_order)
         several = len({key[2:] for key in keys if key[2] not in PLACEBOS}) > 1
         for key in keys:

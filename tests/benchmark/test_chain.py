@@ -145,9 +145,18 @@ def test_commands_on_a_finished_study(local: Path, tmp_path: Path) -> None:
     done = augury("export", STUDY, tmp_path / "out", home=local)
     assert done.returncode == 0, done.stderr
     metadata = next((tmp_path / "out").glob("*/metadata.csv"))
-    assert metadata.read_text().startswith("file_name,") and (metadata.parent / "LICENCE.txt").exists()
+    assert (
+        metadata.read_text().startswith("file_name,caption,class,seed,guidance,generator\n")
+        and (metadata.parent / "LICENCE.txt").exists()
+    )
     done = augury("synthesize", STUDY, "--prompt", "chest x-ray", "--out", tmp_path / "x", home=local)
     assert done.returncode == 0 and (tmp_path / "x" / "000000.png").exists(), done.stderr
+    assert (tmp_path / "x" / "metadata.csv").read_text().splitlines()[1].startswith("000000.png,chest x-ray,0,2.0,")
+    (tmp_path / "none.txt").write_text("\n")
+    for wrong, words in ((["--prompts", tmp_path / "none.txt"], "holds no prompt"), (["--prompt", " "], "is blank"),
+                         (["--prompt", "x", "--generator", "y"], "'y' given; allowed: generalist")):  # fmt: skip
+        done = augury("synthesize", STUDY, *wrong, home=local)
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:rdflib", "ignore:ConjunctiveGraph:DeprecationWarning")
@@ -157,7 +166,15 @@ def test_exported_sets_and_generators_carry_their_cards(local: Path, tmp_path: P
     assert augury("export", STUDY, tmp_path / "out", home=local).returncode == 0
     folder = next((tmp_path / "out").glob("phantom-x-ray-generalist-full-*"))
     card = (folder / "README.md").read_text()
-    for words in ("Excess of copies", "of exact copies", "guidance: 2.0", "no patient", "Limits", "licence"):
+    for words in (
+        "Excess of copies",
+        "of exact copies",
+        "guidance: 2.0",
+        "no patient",
+        "Limits",
+        "licence",
+        "phantom-fundoscopy",
+    ):
         assert words in card, words
     described = Dataset(jsonld=str(folder / "croissant.json"))
     assert not described.metadata.ctx.issues.errors
@@ -168,6 +185,8 @@ def test_exported_sets_and_generators_carry_their_cards(local: Path, tmp_path: P
     assert len(generators) == 4  # one a seed, under full and under budget exposure
     text = (generators[0] / "README.md").read_text()
     assert "phantom-x-ray" in text and "images seen: 128" in text and (generators[0] / "model_index.json").is_file()
+    assert "of exact copies" in text and "guidance: 2.0" in text
+    assert not Dataset(jsonld=str(generators[0] / "croissant.json")).metadata.ctx.issues.errors
 
 
 def test_a_reader_study_from_page_to_report(local: Path, tmp_path: Path) -> None:
@@ -223,3 +242,13 @@ def test_failed_cell_is_a_hole_and_exit_code_one(tmp_path: Path) -> None:
     table = pd.read_csv(home / "tiny" / "results.csv", keep_default_na=False)
     assert (table[table["stage"] == "classify"]["status"] == "failed").all()
     assert (home / "tiny" / "report" / "index.html").exists()
+
+
+def test_commands_know_a_study_by_the_name_under_which_it_was_run(local: Path) -> None:
+    """The report prints commands with the study's name, which is neither a preset nor a file."""
+    printed = json.loads((local / "tiny" / "manifest.json").read_text())["commands"]
+    assert printed[0].startswith("augury run ") and printed[1] == "augury report tiny"
+    assert augury("report", "tiny", home=local).returncode == 0
+    assert augury("figure", "sample_grid", "tiny", home=local).returncode == 0
+    other = augury("figure", "sample_grid", STUDY, "--set", "margin=0.02", home=local)
+    assert other.returncode == 2 and "holds a different study" in other.stderr
