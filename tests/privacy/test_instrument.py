@@ -117,12 +117,13 @@ def drawn(found: dict[str, dict[str, NDArray[np.float64]]], name: str) -> None:
 
 
 def _curves(axes: list[Any], found: dict[str, dict[str, NDArray[np.float64]]], name: str) -> None:
+    from results.tidy import placed
+
     for axis, (key, title) in zip(axes, {"p": "query control", "bank_p": "bank control"}.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="#6b6f76", lw=1)
-        for kind, each in found.items():
-            axis.step(
-                [0, *np.sort(each[key]), 1], [*np.linspace(0, 1, len(each[key]) + 1), 1], where="post", label=kind
-            )
+        for place, (kind, each) in enumerate(found.items()):
+            heights, colour = [*np.linspace(0, 1, len(each[key]) + 1), 1], placed(place)[0]
+            axis.step([0, *np.sort(each[key]), 1], heights, where="post", label=kind, color=colour)
         axis.set(title=f"{title}, {name}", xlabel="p", ylabel="share of audits with p or less")
     axes[1].legend()
 
