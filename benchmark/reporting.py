@@ -18,7 +18,7 @@ from benchmark.stages.audit import attacked_rows, by_search
 from benchmark.study import Study
 from classifiers.metrics import per_class, reliability, score
 from results.claims import contrasts, replicates
-from results.figures import FIGURES, caption, command, draw, write_figure
+from results.figures import FIGURES, NEEDS, caption, command, draw, write_figure
 from results.opinions import opinion_rows
 from results.pooling import pool_seeds, pool_sets, pooled_rows
 from results.reader import reader_rows
@@ -47,7 +47,7 @@ def redraw(name: str, study: Study, store: Store, cells: list[Cell]) -> Path:
     results = reporter.results()
     figure = draw(name, results)
     if figure is None:
-        raise BadInput(f"figure {name}: the study has no finished cells to draw it from")
+        raise BadInput(f"figure {name}: the study has nothing to draw it from; it needs {NEEDS.get(name, 'cells')}")
     folder = reporter.folder / "report" / "figures"
     write_figure(figure, folder, name, command(name, study.name), caption(name, results))
     return folder

@@ -150,6 +150,13 @@ HOW_TO_READ = {
 }  # of figures whose words do not depend on the numbers
 
 
+NEEDS = {
+    "ablations": "two generators that differ in one field", "cost": "two generators beside real data",
+    "predictors": "four data sets or generators", "reader": "answers of readers", "strictness": "several privacy levels",
+    "sweep": "three settings of guidance or steps",
+}  # fmt: skip
+
+
 def fixed(name: str) -> Callable[[Results], str]:
     """The same words for every study."""
     return lambda results: HOW_TO_READ[name]
