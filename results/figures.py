@@ -85,8 +85,8 @@ def say_nearest_neighbours(results: Results) -> str:
     closest = min(rows, key=lambda each: float(min(each["d_train"])))
     place = int(list(closest["d_train"]).index(min(closest["d_train"])))
     train, heldout = number(closest["d_train"][place]), number(closest["d_heldout"][place])
-    told = f"The closest of all ({closest['dataset']}) lies {train} from a training image and {heldout} from a held-out one"
-    return f"{text}{told} (tile-max distance, 0 = a copy)."
+    told = f"The closest of all ({closest['dataset']}) lies {train} from a training image and {heldout} from a "
+    return f"{text}{told}held-out one (tile-max distance, 0 = a copy)."
 
 
 def say_distance_histogram(results: Results) -> str:

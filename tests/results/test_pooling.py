@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from results.claims import contrasts, replicates
-from results.pooling import never_certain, pool_seeds, pooled_rows
+from results.pooling import inside, never_certain, pool_seeds, pool_sets, pooled_rows
 from results.statistics import jackknife
 from results.tidy import Results, frame
 from results.worth import at, invert, isotonic_blocks, multiplier_rows
@@ -154,3 +154,27 @@ def test_no_copy_among_n_images_is_not_no_copy_at_all() -> None:
     pooled = pool_seeds(frame(rows))[0]
     assert pooled["value"] == pooled["low"] == 0 and pooled["high"] == pytest.approx(1 - 0.05 ** (1 / 400))
     assert never_certain("excess_copies", 400, {"high": 0.02})["high"] == 0.02
+
+
+def test_means_over_sets_of_all_and_of_each_image_type() -> None:
+    shared = {
+        "stage": "fidelity",
+        "generator": "g",
+        "exposure": "full",
+        "group": "all",
+        "metric": "frechet_x",
+        "seed": 0,
+    }
+    rows = [shared | {"dataset": name, "image_type": kind, "value": value, "low": value - 6.0, "high": value + 6.0}
+            for name, kind, value in (("a", "CT", 10.0), ("b", "CT", 20.0), ("c", "MRI", 60.0))]  # fmt: skip
+    found = {row["image_type"]: row for row in pool_sets(pool_seeds(frame(rows)))}
+    assert set(found) == {"", "CT"} and all(row["dataset"] == "" for row in found.values())
+    assert (found[""]["value"], found["CT"]["value"]) == (30.0, 15.0)
+    assert found["CT"]["high"] - 15.0 == pytest.approx(6 / 2**0.5)
+    assert not pool_sets(pool_seeds(frame(rows[:1])))
+
+
+def test_intervals_stay_where_the_metric_can_lie() -> None:
+    assert (inside("auroc", 1.64), inside("coverage_inception", -0.02), inside("auroc_difference", -1.2)) == (1, 0, -1)
+    assert inside("density_x", 1.3) == 1.3 and inside("kernel_x", -0.1) == -0.1 and inside("frechet_x", -3.0) == 0
+    assert np.isnan(inside("auroc", float("nan")))

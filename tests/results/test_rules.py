@@ -50,6 +50,12 @@ def test_memorising(results: Results, mine: tuple[float, float], verdict: str) -
              "metric": "excess_copies", "value": sum(ends) / 2, "low": ends[0], "high": ends[1]}
             for name, ends in bounds.items()]  # fmt: skip
     assert rules.memorising(made(results, rows)).verdict == verdict
+    members = {"all": (0.5, 0.52), "own": (0.7, 0.8), "blind": (0.7, 0.8)}
+    rows += [{"stage": "membership", "dataset": "d", "generator": name, "exposure": "full", "group": "all",
+              "metric": "membership_auroc", "value": sum(ends) / 2, "low": ends[0], "high": ends[1]}
+             for name, ends in members.items()]  # fmt: skip
+    both = "contradicted" if verdict == "contradicted" else "supported"
+    assert rules.memorising(made(results, rows)).verdict == both, "membership tells where copies do not, against none"
     assert rules.distinct(made(results, rows)).verdict == "contradicted"
 
 
