@@ -325,7 +325,7 @@ def _run(
     folder = store.home / study.name
     claim_name(folder, study)
     store.check_writable()
-    save_study(folder, study, sys.argv)
+    save_study(folder, study, sys.argv if only is None else None)
     wanted = needed(cells, only) if only else cells
     with Told(len({cell.digest for cell in wanted if store.record(cell) is None}), sys.stderr) as told:
         failed = run_cells(wanted, store, backend or study.backend, workers or os.cpu_count() or 1, told)

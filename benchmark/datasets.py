@@ -304,7 +304,8 @@ def sentence(card: Card, chosen: list[int]) -> str:
     text = f"{lead} showing {' and '.join(names)}" if names else f"{lead} with {NOTHING}"
     if names and card.captions:
         text = " and ".join([card.captions[chosen[0]], *names[1:]])
-    if len(names) != 1 or names[0].lower() not in NEGATIVE:
+    spelled = any(word in f" {text.lower()} " for word in (" no ", " without "))
+    if len(names) != 1 or names[0].lower() not in NEGATIVE or (card.captions and spelled):
         return text
     others = [name for name in card.classes if name.lower() not in NEGATIVE]
     absent = f"no {' or '.join(others)}" if 0 < len(others) <= SPELLED else NOTHING

@@ -45,12 +45,14 @@ def export_sets(cells: list[Cell], store: Store, folder: Path) -> Iterator[str]:
     audits = {cell.inputs["synthesize"].digest: cell for cell in cells if cell.stage == "audit" and store.record(cell)}
     told: dict[str, list[str]] = {}  # by generator: what the audits of its sets say
     for cell in drawn:
-        name = _name(cell, ("dataset", "generator", "exposure", "budget", "seed", "variant"))
+        place = folder / _name(cell, ("dataset", "generator", "exposure", "budget", "seed", "variant"))
         audit = audits.get(cell.digest)
         found = audit_lines(json.loads((store.verify(audit) / "rows.json").read_text()), cell) if audit else []
-        told.setdefault(cell.inputs["train"].digest, []).extend(f"{cell.about['dataset']}: {line}" for line in found)
-        yield f"{_export(cell, store, folder / name, found)} images in {folder / name}"
-    for cell in {cell.inputs["train"].digest: cell for cell in drawn}.values():
+        name = " ".join(filter(None, (str(cell.about["dataset"]), str(cell.about.get("variant") or ""))))
+        told.setdefault(cell.inputs["train"].digest, []).extend(f"{name}: {line}" for line in found)
+        yield f"{_export(cell, store, place, found)} images in {place}"
+    plain_last = sorted(drawn, key=lambda cell: not cell.about.get("variant"))  # the card tells how the study samples
+    for cell in {cell.inputs["train"].digest: cell for cell in plain_last}.values():
         trained = cell.inputs["train"]
         place = folder / "generators" / _name(trained, ("dataset", "generator", "exposure", "budget", "seed"))
         if place.exists():  # two generators of one name, as of two image types

@@ -319,10 +319,11 @@ def claim_name(folder: Path, study: Study) -> None:
         raise BadInput(f"{folder} holds a different study named {study.name!r}; give this one another --name")
 
 
-def save_study(folder: Path, study: Study, arguments: list[str]) -> None:
-    """Write the resolved study, from which it can be run again, and the command that was given (sys.argv)."""
+def save_study(folder: Path, study: Study, arguments: list[str] | None) -> None:
+    """Write the resolved study, from which it can be run again, and the command that ran all of it (sys.argv)."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "command.json", {"command": shlex.join(["augury", *arguments[1:]])})
+    if arguments is not None:
+        write_json(folder / "command.json", {"command": shlex.join(["augury", *arguments[1:]])})
     partial = folder / "study.yaml.partial"
     partial.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
     os.replace(partial, folder / "study.yaml")

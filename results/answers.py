@@ -246,7 +246,10 @@ def distances(results: Results, dataset: str) -> dict[str, float]:
     table = table[(table["stage"] == "fidelity") & (table["dataset"] == dataset) & table["seed"].isna()]
     table = table[(table["group"] == "all") & (table["variant"] == "") & table["metric"].str.startswith("frechet")]
     ranked = sorted(records(table), key=lambda row: rank(results, str(row["generator"]), str(row["exposure"])))
-    metric = ranked[0]["metric"] if ranked else ""
+    spaces = [str(each["name"] if isinstance(each, dict) else each)
+              for each in (results.study.get("fidelity") or {}).get("encoders") or []]  # fmt: skip
+    metrics = {str(row["metric"]) for row in ranked}
+    metric = next((f"frechet_{space}" for space in spaces if f"frechet_{space}" in metrics), min(metrics, default=""))
     found: dict[str, float] = {}
     for row in (row for row in ranked if row["metric"] == metric):
         found.setdefault(str(row["generator"]), float(row["value"]))

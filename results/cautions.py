@@ -116,11 +116,13 @@ def _diversity(results: Results) -> list[str]:
 
 def _filtered(results: Results) -> list[str]:
     """A privacy filter by tile-max distance makes the audit's own search by it find nothing."""
-    if not any((results.study.get("sampling") or {}).get("privacy") or []):
+    levels = (results.study.get("sampling") or {}).get("privacy") or []
+    if not any(levels):
         return []
+    where = "" if levels[0] else "in the variants with a privacy filter, "
     return [
-        "Filtered: images near to training ones by tile-max distance were redrawn before the audit, so that search and "
-        "the headline of copies count for little there; look at the searches that the filter did not use."
+        f"Filtered: {where}images near to training ones by tile-max distance were redrawn before the audit, so that "
+        "search and the share called copies count for little there; look at the searches that the filter did not use."
     ]
 
 

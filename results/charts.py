@@ -38,7 +38,7 @@ BOUNDED = ("auroc", "accuracy", "balanced_accuracy")
 def panels(n: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """A figure of n panels in rows of `columns`, inches a panel; no wider than WIDE, so that it can be read when a page
     shrinks it to its own width."""
-    columns = min(columns, n, max(1, int(WIDE / width)))
+    columns = min(columns, n, max(1, int(WIDE / width + 1e-9)))
     rows = -(-n // columns)
     figure = Figure(figsize=(width * columns, height * rows + 0.5), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, hspace=0.04, wspace=0.04)  # type: ignore[union-attr, call-arg]

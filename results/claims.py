@@ -216,7 +216,7 @@ def compare_runs(
     Raises ValueError where the runs share no cell of this metric.
     """
     one, two = (_per_seed(table, metric) for table in (a, b))
-    two = two.assign(generator=two["generator"].replace({new: old for old, new in (renamed or {}).items()}))
+    two = _renamed(two, renamed or {})
     both = one.merge(two, on=[*SETTING, "seed"], suffixes=("_a", "_b"))
     if both.empty:
         known = sorted(set(a["metric"]) & set(b["metric"]))
@@ -244,6 +244,12 @@ def worse(table: pd.DataFrame, metric: str, tolerance: float) -> pd.DataFrame:
     return table[(loss > tolerance) & ((table["seeds"] < PROVISIONAL) | nearest.isna() | (nearest > 0))]
 
 
+def _renamed(b: pd.DataFrame, renamed: Mapping[str, str]) -> pd.DataFrame:
+    """Generators of b under the names of those of a that they stand beside; b's own of these names are left out."""
+    kept = b[~b["generator"].isin([old for old, new in renamed.items() if old != new])]
+    return kept.assign(generator=kept["generator"].replace({new: old for old, new in renamed.items()}))
+
+
 def matched(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, str]:
     """The generator that only run a has -> the one that only b has, where each has one such; else nothing."""
     one, two = (set(table.loc[table["arm"].isin(MAIN), "generator"]) - {"", *PLACEBOS} for table in (a, b))
@@ -254,18 +260,25 @@ def matched(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, str]:
 def comparison(
     a: pd.DataFrame, b: pd.DataFrame, metric: str, tolerance: float, renamed: Mapping[str, str]
 ) -> tuple[pd.DataFrame, list[str], bool]:
-    """The rows of `compare_runs`, what to print, and whether b is worse or failed where a did not."""
+    """The rows of `compare_runs`, what to print, and whether b is worse, or failed or unfinished where a is not."""
+    for names, run, table in ((list(renamed), "A", a), (list(renamed.values()), "B", b)):
+        known = sorted(set(table["generator"]) - {""})
+        if unknown := [name for name in names if name not in known or names.count(name) > 1]:
+            raise ValueError(f"generator {unknown[0]!r} given for {run}; allowed, once each: {', '.join(known)}")
+    gone, new, failed = unpaired(a, b, metric, renamed)
+    if failed and failed == len(_per_seed(a, metric)):
+        return pd.DataFrame(), [f"all {failed} cells of A failed or are unfinished in B"], True
     table = compare_runs(a, b, metric, renamed)
-    lost, (gone, new, failed) = worse(table, metric, tolerance), unpaired(a, b, metric, renamed)
+    lost = worse(table, metric, tolerance)
     told = [f"generator {old} stands beside {new}" for old, new in renamed.items()] + lines(table, metric)
     told += [f"{len(table)} shared settings; {metric} is worse by more than {tolerance:g} in {len(lost)}"]
-    told += [f"{gone} cells only in A ({failed} of them failed in B), {new} only in B"]
+    told += [f"{gone} cells only in A ({failed} of them failed or unfinished in B), {new} only in B"]
     return table, told, bool(len(lost) or failed)
 
 
 def unpaired(a: pd.DataFrame, b: pd.DataFrame, metric: str, renamed: Mapping[str, str]) -> tuple[int, int, int]:
-    """Cells that only a has, that only b has, and of the former those that failed in b."""
-    b = b.assign(generator=b["generator"].replace({new: old for old, new in renamed.items()}))
+    """Cells that only a has, that only b has, and of the former those that failed or are unfinished in b."""
+    b = _renamed(b, renamed)
     keys = [name for name in SETTING if name != "group"] + ["seed"]
     one, two = (set(_per_seed(table, metric)[keys].fillna(-1).itertuples(index=False, name=None)) for table in (a, b))
     failed = set(b.loc[b["status"] == "failed", keys].fillna(-1).itertuples(index=False, name=None))

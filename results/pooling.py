@@ -18,16 +18,9 @@ SHARES = (
     "below", "copies_called", "excess_copies", "flagged", "power", "probe_alignment", "share",
 )  # fmt: skip  # endings of metrics that lie in [0, 1] and whose bounds rest on controls that seeds share
 UNIT = (
-    "accuracy",
-    "auroc",
-    "coverage",
-    "f1",
-    "label_consistency",
-    "ms_ssim",
-    "precision",
-    "recall",
-    "tpr",
-)  # of others
+    "accuracy", "auroc", "calibration_error", "coverage", "f1", "label_consistency", "ms_ssim", "precision",
+    "probe_alignment", "recall",
+)  # fmt: skip  # parts of the names of others that do
 
 
 @dataclass(frozen=True)
@@ -204,16 +197,20 @@ def pool_seeds(table: pd.DataFrame) -> list[Row]:
 
 def pool_sets(rows: list[Row]) -> list[Row]:
     """Fidelity rows of `pool_seeds` -> their mean over data sets, `dataset` empty: of all, and of each image type that
-    has two. Every set counts alike; SE from the sets' own intervals, so it speaks of these sets alone."""
+    has two. Every set counts alike; SE from the sets' own intervals, so it speaks of these sets alone. A generator that
+    lacks a set which another has is left out: means over other sets are no comparison."""
     keys = [name for name in SETTING if name != "dataset"] + ["study", "stage", "metric"]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in (row for row in rows if row["stage"] == "fidelity" and row["group"] == "all" and row["dataset"]):
         own = tuple("" if missing(row[name]) else row[name] for name in keys)
-        for kind in ("", str(row["image_type"])):
+        for kind in sorted({"", str(row["image_type"])}):
             groups.setdefault((kind, *own), []).append(row)
+    every: dict[tuple[Any, ...], set[str]] = {}
+    for (kind, *own_keys), mine in groups.items():
+        every.setdefault((kind, own_keys[-1]), set()).update(str(row["dataset"]) for row in mine)
     found = []
-    for (kind, *_), mine in groups.items():
-        if len({row["dataset"] for row in mine}) > 1:
+    for (kind, *own_keys), mine in groups.items():
+        if 1 < len(mine) == len(every[kind, own_keys[-1]]):
             value = float(np.mean([row["value"] for row in mine]))
             errors = [(row["high"] - row["low"]) / 2 if "low" in row else np.nan for row in mine]
             reach = float(np.sqrt(np.square(errors).sum()) / len(mine))
@@ -252,8 +249,8 @@ def _pooled(metric: str, part: pd.DataFrame, values: "np.ndarray[Any, np.dtype[n
 def inside(metric: str, end: float) -> float:
     """The end of an interval cut to where the metric can lie: shares in [0, 1], their differences in [-1, 1], distances
     from 0 up."""
-    if metric.endswith(("_difference", "_gap")):
+    if metric.endswith("_difference"):
         return float(np.clip(end, -1, 1))
-    if metric.startswith(("density", "frechet", "vendi")):
+    if metric.startswith(("density", "frechet", "vendi", "brier", "log_loss")):
         return float(np.maximum(end, 0))
     return float(np.clip(end, 0, 1)) if any(part in metric for part in UNIT) else end

@@ -109,7 +109,8 @@ def fidelity(results: Results) -> pd.DataFrame:
         table, ["dataset", "image_type", "generator", "exposure", "budget", "variant"], _metrics(table), ("n",)
     )
     wide["dataset"] = wide["dataset"].replace("", "mean over sets")
-    wide = with_holes(wide, results.failed, "fidelity")
+    lost = results.failed
+    wide = with_holes(wide, lost[lost["generator"] != ""], "fidelity").astype({"n": "Int64"})
     wide.insert(3, "role", [CONTROLS.get(name, "generator") for name in wide["generator"]])
     ours = frozenset(int(i) for i in np.flatnonzero(wide["role"] == "generator"))
     wide.attrs["best"] = [

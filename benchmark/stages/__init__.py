@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 VERSIONS: dict[str, int] = {
-    "split": 3,
+    "split": 4,
     "autoencoder": 3,
     "train": 3,
     "synthesize": 3,

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from benchmark.cache import BadInput, Record, write_json
 from benchmark.datasets import Split, captions, label_codes, label_name
-from benchmark.sources import SUFFIXES, read_image, resize
+from benchmark.sources import SUFFIXES, read_image
 from benchmark.splits import patients_of, pixel_keys, thumbnails
 from benchmark.stages import device, split, synthesize
 from benchmark.stages.train import read_autoencoder
@@ -26,6 +26,7 @@ TIMES = (100, 400)  # of 1000: low and middle noise
 DRAWS = 4  # of noise, the same for every image
 RATES = (0.01, 0.1)
 GUESSES = 100  # patients, fixed beforehand
+UNREAD = (".gif", ".jp2", ".j2k", ".avif", ".heic", ".tga", ".pcx", ".svg", ".nii", ".gz", ".mha")  # pictures, not read
 FEW = 10  # images, for a distance between two sets
 
 
@@ -236,12 +237,11 @@ def audit_folders(
     folders = {"train": train, "heldout": heldout, "synthetic": synthetic}
     files = {name: _files(folder) for name, folder in folders.items()}
     _writable(out, folders)
-    raw = {name: [read_image(file, None) for file in paths] for name, paths in files.items()}
-    shapes = {image.shape[:2] for each in raw.values() for image in each}
+    shapes = {_shape(file) for paths in files.values() for file in paths}
     size = size or _side(shapes, autoencoder is not None)
     trip = _trip(autoencoder, size) if autoencoder else None
     yield f"compared at {size} x {size} px; given: {_sides(shapes)}"
-    images = {name: np.stack([resize(image, size) for image in each]) for name, each in raw.items()}
+    images = {name: np.stack([read_image(file, size) for file in paths]) for name, paths in files.items()}
 
     # Equal pictures are one patient; a held-out image that the training folder has as well is no control.
     real, edge = np.concatenate([images["train"], images["heldout"]]), len(images["train"])
@@ -251,9 +251,9 @@ def audit_folders(
         yield f"{len(real) - edge - len(fresh)} held-out images left out: {train} has them, or their mirror images, too"
     if not len(fresh):
         raise BadInput(f"--heldout {heldout}: every image of it is in {train}; allowed: images that were held out")
-    shared = set(pixel_keys(images["heldout"])) & set(pixel_keys(images["synthetic"]))
-    if shared:
-        yield f"{len(shared)} pictures of {synthetic} are held-out images, pixel for pixel"
+    there = set(pixel_keys(images["heldout"]))
+    if shared := sum(key in there for key in pixel_keys(images["synthetic"])):
+        yield f"{shared} pictures of {synthetic} are held-out images, pixel for pixel"
 
     own = Bank(images["train"], np.zeros(edge, np.int64), patients[:edge])
     others = Bank(images["heldout"][fresh], np.zeros(len(fresh), np.int64), [patients[edge + i] for i in fresh])
@@ -294,12 +294,21 @@ def _files(folder: Path) -> list[Path]:
         raise BadInput(f"{folder} is not a folder")
     every = sorted(file for file in folder.rglob("*") if file.is_file())
     files = [file for file in every if file.suffix.lower() in SUFFIXES]
-    others = [file for file in every if file.suffix.lower() in Image.registered_extensions() and file not in set(files)]
+    others = [file for file in every if file.suffix.lower() in UNREAD]
     if others:
         raise BadInput(f"{others[0]} is not read ({len(others)} such); allowed: {', '.join(SUFFIXES)}")
     if not files:
         raise BadInput(f"{folder} holds no image ({', '.join(SUFFIXES)})")
     return files
+
+
+def _shape(file: Path) -> tuple[int, ...]:
+    """Height and width of an image from its head; of what has none that PIL knows by reading it all."""
+    try:
+        with Image.open(file) as image:
+            return image.size[1], image.size[0]
+    except (OSError, ValueError):
+        return read_image(file, None).shape[:2]
 
 
 def _writable(out: Path, folders: dict[str, Path]) -> None:

@@ -1,7 +1,8 @@
 """Stages features and fidelity: images -> encoder features, once; features -> distances and diversity."""
 
 import os
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -207,8 +208,10 @@ def _distances(
         return rows  # half of them would not have enough neighbours for an interval
 
     @lru_cache(maxsize=SUBSETS + 1)
-    def neighbours(index: bytes) -> dict[str, float]:
+    def neighbours(index: bytes) -> Mapping[str, float]:
         chosen = np.frombuffer(index, np.int64)
+        if len(chosen) <= NEIGHBOURS:  # half of few patients, each with one image
+            return defaultdict(lambda: float("nan"))
         found = precision_recall_density_coverage(real[chosen], other[chosen], NEIGHBOURS)
         return found if of_class else found | {"vendi": vendi_score(other[chosen])}
 

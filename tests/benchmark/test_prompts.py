@@ -36,6 +36,8 @@ def test_phrasings_differ_and_one_is_never_trained_on(detail: str) -> None:
 def test_what_a_normal_image_lacks_is_spelled_out() -> None:
     breast = Card("b", ("benign", "malignant", "normal"), "Ultrasound", captions=("x", "y", "normal breast ultrasound"))
     assert phrase(breast, 2) == "normal breast ultrasound with no benign or malignant"
+    said = Card("s", ("none", "mild"), "Fundoscopy", captions=("retina with no retinopathy", "retina with mild"))
+    assert phrase(said, 0) == "retina with no retinopathy", "said once"
     many = Card("m", ("normal", *"abcdefg"), "CT")
     assert phrase(many, 0) == "normal ct image with no finding"
 

@@ -85,8 +85,28 @@ def test_a_cell_that_failed_in_the_second_run_is_worse() -> None:
     two = run(study="b")
     lost = two["seed"].eq(1) & two["arm"].eq("augmented")
     two = two[~lost]
-    assert not comparison(run(), two, "auroc", 0.01, {})[2], "not run is only told"
+    assert not comparison(run(), two, "auroc", 0.01, {})[2], "what B never planned is only told"
     failed = frame([{"study": "b", "stage": "classify", "dataset": "x", "arm": "augmented", "budget": 0.1, "seed": 1,
                      "group": "all", "status": "failed"}])  # fmt: skip
     _, told, worse_ = comparison(run(), pd.concat([two, failed]), "auroc", 0.01, {})
-    assert worse_ and told[-1] == "1 cells only in A (1 of them failed in B), 0 only in B"
+    assert worse_ and told[-1] == "1 cells only in A (1 of them failed or unfinished in B), 0 only in B"
+
+
+def test_a_generator_of_the_old_name_does_not_hide_the_new_one() -> None:
+    one, two = run(), run(study="b")
+    both = pd.concat([two, two[two["arm"] == "augmented"]], ignore_index=True)
+    both.loc[both["arm"] == "augmented", "generator"] = ["old"] * 5 + ["new"] * 5
+    both.loc[both["generator"] == "new", "value"] -= 0.1
+    one.loc[one["arm"] == "augmented", "generator"] = "old"
+    assert comparison(one, both, "auroc", 0.01, {"old": "new"})[2]
+    assert not comparison(one, both, "auroc", 0.01, {})[2]
+
+
+def test_a_run_of_which_nothing_came_is_worse() -> None:
+    lost = run(study="b").assign(status="failed", metric="", value=float("nan"))
+    assert comparison(run(), lost, "auroc", 0.01, {})[1:] == (["all 10 cells of A failed or are unfinished in B"], True)
+
+
+def test_unknown_generators_are_named() -> None:
+    with pytest.raises(ValueError, match="generator 'x' given for A; allowed, once each: "):
+        comparison(run(), run(study="b"), "auroc", 0.01, {"x": "y"})

@@ -172,9 +172,13 @@ def test_means_over_sets_of_all_and_of_each_image_type() -> None:
     assert (found[""]["value"], found["CT"]["value"]) == (30.0, 15.0)
     assert found["CT"]["high"] - 15.0 == pytest.approx(6 / 2**0.5)
     assert not pool_sets(pool_seeds(frame(rows[:1])))
+    other = [row | {"generator": "h"} for row in rows[:2]]  # lacks a set that g has
+    table = pool_sets(pool_seeds(frame([*rows, *other])))
+    assert {(row["generator"], row["image_type"]) for row in table} == {("g", ""), ("g", "CT"), ("h", "CT")}
 
 
 def test_intervals_stay_where_the_metric_can_lie() -> None:
     assert (inside("auroc", 1.64), inside("coverage_inception", -0.02), inside("auroc_difference", -1.2)) == (1, 0, -1)
     assert inside("density_x", 1.3) == 1.3 and inside("kernel_x", -0.1) == -0.1 and inside("frechet_x", -3.0) == 0
-    assert np.isnan(inside("auroc", float("nan")))
+    assert np.isnan(inside("auroc", float("nan"))) and inside("overfit_gap", 67.0) == 67.0
+    assert inside("probe_alignment", -0.1) == 0 and inside("calibration_error", -0.1) == 0 and inside("brier", -1) == 0
