@@ -223,8 +223,8 @@ def _sets(train_on: Any, whole: int) -> int:
 
 
 def strictness(results: Results) -> Figure | None:
-    """What a stricter privacy filter costs: a line a data set over its levels; flagged by another measure, Fréchet,
-    gain at the lowest budget."""
+    """What a stricter privacy filter costs: a line a data set over its levels; flagged by the measures it did not use,
+    Fréchet, gain at the lowest budget."""
     table = results.table[results.table["seed"].isna() & results.table["generator"].isin(results.generators[:1])]
     base = ((results.study.get("sampling") or {}).get("privacy") or [None])[0] or 0.0
     named = table["variant"].str.extract(r"^privacy=([0-9.]+|none)$")[0].replace("none", "0")
@@ -234,9 +234,11 @@ def strictness(results: Results) -> Figure | None:
         return None
     gains = table[(table["metric"] == "auroc_difference") & (table["arm"] == "augmented")]
     gains = gains[(gains["budget"] == gains["budget"].min()) & (gains["backbone"] == results.backbone)]
-    flagged, distance = table[table["metric"] == "embedding_flagged"], table[table["metric"].str.startswith("frechet")]
-    shown = [(flagged, "flagged by embedding"), (distance, "Fréchet distance"), (gains, "gain in AUROC")]
-    figure, axes = panels(3, 3, 3.2, 3.0)
+    by = {name: table[table["metric"] == f"{name}_flagged"] for name in ("patch", "embedding")}
+    distance = table[table["metric"].str.startswith("frechet")]
+    shown = [(rows, f"share flagged by {name}") for name, rows in by.items()]
+    shown += [(distance, "Fréchet distance"), (gains, "gain in AUROC")]
+    figure, axes = panels(4, 2, 4.6, 3.0)
     levels = sorted(set(table["level"]))
     for axis, (rows, label) in zip(axes, shown, strict=True):
         for spot, name in enumerate(results.names):

@@ -142,7 +142,7 @@ HOW_TO_READ = {
     ),
     "strictness": (
         "Images as near to training images as this share of validation images (tile-max distance) are redrawn. Judged "
-        "by a search that the filter did not use: its own measure would show what is built in."
+        "by searches that the filter did not use: its own measure would show what is built in."
     ),
     "cost": "Minutes to train a generator and draw its sets, all seeds, against the gain at the lowest budget.",
 }  # of figures whose words do not depend on the numbers
