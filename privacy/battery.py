@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.fft import irfft2, rfft2
 from scipy.ndimage import gaussian_filter
 
 from privacy.audits import (
@@ -44,6 +45,8 @@ ABSOLUTE = (0.05, 0.1, 0.15)  # tile-max distances that papers call copies at 51
 SHOWN = 8  # pairs in the gallery
 SMOOTHING = 1.5  # pixels, sigma
 HALVES = 20  # images that may be one half of a blend
+MOVED = 5  # images that may be what was moved, for each of nine ways
+SMALL = 16  # pixels a side of the pictures by which what was moved is looked up
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,7 @@ def _search(
         "smoothed": tile_max(_smooth(images), _smooth(bank)),
         "zoomed": tile_max(resized(images, middle.shape[1]), middle),
         "blended": _halves(images, bank, itself, tile_max),
+        "moved": _moved(images, bank, itself),
         "adaptive": adaptive_ratio(near),
         "patch": patch,
         "embedding": angle,
@@ -191,6 +195,42 @@ def _halves(
         other = np.clip(2 * images.astype(np.int16) - bank[first], 0, 255).astype(np.uint8)
         best = np.minimum(best, np.where(first == itself, np.inf, tile_max(other, bank) / 2))
     return best
+
+
+def _moved(images: Images, bank: Images, itself: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Distance [Q] of each image's middle to that of an image of the bank, moved by up to a sixteenth of the side any
+    way: tile-max where the two agree best, the least over the images that are nearest when reduced to SMALL, unmoved
+    and moved by one such pixel in eight ways."""
+    grey = [each.mean(3, dtype=np.float32) for each in (images, bank)]
+    small, theirs = (resized(each, SMALL, Image.Resampling.BOX).mean(3, dtype=np.float32) for each in (images, bank))
+    index, edge = flat_index("L2", theirs[:, 1:-1, 1:-1].reshape(len(bank), -1)), SMALL - 2
+    near = np.concatenate([
+        index.search(small[:, y : y + edge, x : x + edge].reshape(len(images), -1), min(MOVED, len(bank)))[1]
+        for y in range(3) for x in range(3)
+    ], 1)  # fmt: skip
+    side, reach = images.shape[1], max(1, images.shape[1] // 16)
+    inner = side - 2 * reach
+    middle = images[:, reach : reach + inner, reach : reach + inner]
+    ours = np.conj(rfft2(grey[0][:, reach : reach + inner, reach : reach + inner], (side, side)))
+    window = np.conj(rfft2(np.ones((inner, inner), np.float32), (side, side)))
+    best = np.full(len(images), np.inf)
+    for first in near.T:
+        other = grey[1][first]
+        agree = window * rfft2(other**2) - 2 * ours * rfft2(other)  # squared distance at every move, but for a constant
+        gaps = irfft2(agree, (side, side))[:, : 2 * reach + 1, : 2 * reach + 1].reshape(len(first), -1)
+        starts = np.stack(np.divmod(gaps.argmin(1), 2 * reach + 1), 1)
+        moved = np.stack([bank[row, y : y + inner, x : x + inner] for row, (y, x) in zip(first, starts, strict=True)])
+        best = np.minimum(best, np.where(first == itself, np.inf, _tile_gap(middle, moved)))
+    return best
+
+
+def _tile_gap(one: Images, two: Images) -> NDArray[np.float64]:
+    """Tile-max distance [Q] of pairs of images."""
+    tile = one.shape[1] // GRID
+    cut = slice(0, GRID * tile)
+    squares = (one[:, cut, cut].astype(np.int32) - two[:, cut, cut]) ** 2
+    tiles = squares.reshape(len(one), GRID, tile, GRID, tile, -1).mean((2, 4, 5))
+    return np.asarray(np.sqrt(tiles.max((1, 2))) / 255)
 
 
 def _planted(bank: Bank, trip: Trip | None) -> dict[str, Images]:

@@ -16,7 +16,7 @@ VERSIONS: dict[str, int] = {
     "features": 1,
     "classify": 3,
     "fidelity": 6,
-    "audit": 7,
+    "audit": 8,
     "membership": 2,
 }
 

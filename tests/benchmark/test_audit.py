@@ -10,8 +10,9 @@ from benchmark.exporting import audit_lines
 from benchmark.phantoms import draw
 from benchmark.splits import thumbnails
 from benchmark.stages.audit import embedded
-from privacy.battery import Bank, Result, _called_rows
+from privacy.battery import Bank, Result, _called_rows, _moved
 from privacy.battery import audit as whole_audit
+from privacy.power import plant
 
 
 def bank(seed: int, n: int = 120) -> Bank:
@@ -109,3 +110,12 @@ def test_the_interval_of_called_copies_holds_the_truth_whatever_the_false_calls(
     law = {"level": 13 / 1351, "k": 13}
     excess = _called_rows(called, law, 1350)[1]
     assert excess["low"] <= copies / 1000 <= excess["high"]
+
+
+@pytest.mark.parametrize("side", [28, 32, 64])
+def test_copies_that_were_moved_are_found_wherever_they_went(side: int) -> None:
+    images = draw("phantom-mri", 60, side, 1).images
+    fresh, nowhere = draw("phantom-mri", 60, side, 2).images, np.full(60, -1)
+    assert (_moved(plant(images, "shifted", 0), images, nowhere) == 0).all()
+    assert (_moved(images, images, nowhere) == 0).all() and (_moved(images, images, np.arange(60)) > 0).all()
+    assert _moved(fresh, images, nowhere).min() > 0
