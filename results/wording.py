@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from results.tidy import missing, rounded
@@ -209,11 +210,12 @@ def heading(name: str, table: pd.DataFrame | None = None) -> str:
 def write_table(table: pd.DataFrame, folder: Path, name: str) -> list[Path]:
     """NAME.csv with the numbers (missing = empty), NAME.md and NAME.tex as printed."""
     folder.mkdir(parents=True, exist_ok=True)
+    shown = printed(table)
     floats = {key: [rounded(x) if not missing(x) else x for x in table[key]] for key in _floats(table)}
     files = {
         "csv": table.assign(**floats).to_csv(index=False, lineterminator="\n"),
-        "md": markdown(printed(table)),
-        "tex": latex(printed(table)),
+        "md": markdown(shown),
+        "tex": latex(shown),
     }
     for kind, text in files.items():
         (folder / f"{name}.{kind}").write_text(text, encoding="utf-8")
@@ -326,22 +328,23 @@ def _marked(table: pd.DataFrame, names: list[str]) -> tuple[Cells, Cells]:
     tied: set[tuple[int, int]] = set()
     flat = table.reset_index(drop=True)
     for each in (each for each in table.attrs.get("best", []) if each.column in names):
-        place = names.index(each.column)
-        kept = flat if each.rows is None else flat[flat.index.isin(each.rows)]
-        for _, part in kept.groupby(each.keys, dropna=False):
-            part = part[part[each.column].notna()]
-            if len(part) > 1:
-                value = part[each.column].min() if each.lower else part[each.column].max()
-                first = part.index[part[each.column] == value]
-                best |= {(int(row), place) for row in first}
-                tied |= {
-                    (int(row), place) for row in part.index if _ties(part.loc[row], part.loc[first[0]], each.column)
-                }
+        place, values = names.index(each.column), flat[each.column].to_numpy(dtype=np.float64)
+        for rows in flat.groupby(each.keys, dropna=False).indices.values():
+            mine = [int(i) for i in rows if values[i] == values[i] and (each.rows is None or int(i) in each.rows)]
+            if len(mine) > 1:
+                top = (min if each.lower else max)(values[mine])
+                first = [i for i in mine if values[i] == top]
+                best |= {(i, place) for i in first}
+                tied |= {(i, place) for i in _ties(flat, each.column, mine, first[0])}
     return frozenset(best), frozenset(tied - best)
 
 
-def _ties(row: "pd.Series[Any]", best: "pd.Series[Any]", column: str) -> bool:
-    if column == "auroc" and TIED in row:
-        return bool(row[TIED] >= 0.05)
-    ends: list[Any] = [each.get(f"{column}_{end}") for each in (row, best) for end in ("low", "high")]
-    return not any(missing(end) for end in ends) and bool(ends[0] <= ends[3] and ends[2] <= ends[1])
+def _ties(flat: pd.DataFrame, column: str, mine: list[int], best: int) -> list[int]:
+    """Those of the rows that do not differ from the best one."""
+    if column == "auroc" and TIED in flat:
+        p = flat[TIED].to_numpy(dtype=np.float64)[mine]
+        return [i for i, value in zip(mine, p, strict=True) if value >= 0.05]
+    if f"{column}_low" not in flat or f"{column}_high" not in flat:
+        return []
+    low, high = (flat[f"{column}_{end}"].to_numpy(dtype=np.float64) for end in ("low", "high"))
+    return [i for i in mine if low[i] <= high[best] and low[best] <= high[i]]  # NaN is no tie
