@@ -280,13 +280,12 @@ def widened(table: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str], co
     """Pooled tidy rows -> one row a setting, columns METRIC, METRIC_low, METRIC_high, then the counts."""
     kept = table[table["seed"].isna() & (table["status"] == "ok") & table["metric"].isin(list(metrics))]
     columns = [*keys, *(f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high")), *counts]
-    rows: list[dict[str, Any]] = []
-    for _, part in kept.groupby(list(keys), dropna=False, sort=True):
-        row = {key: part.iloc[0][key] for key in keys} | {name: part.iloc[0][name] for name in counts}
-        for each in records(part):
-            row |= {f"{each['metric']}{end}": each[b] for end, b in zip(("", "_low", "_high"), BOUNDS, strict=True)}
-        rows.append(row)
-    wide = pd.DataFrame(rows, columns=columns)
+    rows: dict[int, dict[str, Any]] = {}
+    places = kept.groupby(list(keys), dropna=False, sort=True).ngroup()
+    for place, each in zip(places, records(kept), strict=True):
+        row = rows.setdefault(int(place), {name: each[name] for name in (*keys, *counts)})
+        row |= {f"{each['metric']}{end}": each[b] for end, b in zip(("", "_low", "_high"), BOUNDS, strict=True)}
+    wide = pd.DataFrame([rows[place] for place in sorted(rows)], columns=columns)
     bounds = [name for name in columns if name.endswith(("_low", "_high")) and wide[name].isna().all()]
     return wide.drop(columns=bounds)
 
