@@ -135,8 +135,8 @@ def _elsewhere(results: Results) -> list[str]:
     begun += [
         f"{name} ({each['start']})" for name, each in given.items() if isinstance(each, dict) and each.get("start")
     ]
-    text = "was trained elsewhere on images that are not known here; exposures count only what it has seen since"
-    return [f"Begun elsewhere: {listed(begun)} {text}."] if begun else []
+    text = "on images that are not known here; exposures count only what was seen since"
+    return [f"Begun elsewhere, {text}: {listed(begun)}."] if begun else []
 
 
 def _doubled(results: Results) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ TIMES = (100, 400)  # of 1000: low and middle noise
 DRAWS = 4  # of noise, the same for every image
 RATES = (0.01, 0.1)
 GUESSES = 100  # patients, fixed beforehand
-UNREAD = (".gif", ".jp2", ".j2k", ".avif", ".heic", ".tga", ".pcx", ".svg", ".nii", ".gz", ".mha")  # pictures, not read
+UNREAD = (".gif", ".jp2", ".j2k", ".avif", ".heic", ".tga", ".pcx")  # pictures of kinds that are not read
 FEW = 10  # images, for a distance between two sets
 
 
@@ -322,7 +323,8 @@ def _writable(out: Path, folders: dict[str, Path]) -> None:
             raise BadInput(f"--{twice[0]} {folders[twice[0]]} lies in --{name} {folders[name]}; allowed: three folders")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "images.csv").touch()
+        with TemporaryFile(dir=out):
+            pass
     except OSError as error:
         raise BadInput(f"--out {out} cannot be written: {error.strerror}") from None
 

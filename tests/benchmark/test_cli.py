@@ -165,6 +165,7 @@ def test_folders_that_cannot_be_audited_are_one_line(
     folders = [f"--{name}={tmp_path / place}" for name, place in given.items()]
     code, error = run(["audit", *folders], capsys, monkeypatch)
     assert code == 2 and words in error and error.count("\n") == 1, error
+    assert not list((tmp_path / "out").glob("*")), "nothing is left behind"
 
 
 def test_help_and_report_do_not_import_torch() -> None:

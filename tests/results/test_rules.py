@@ -162,3 +162,13 @@ def test_a_study_without_real_arms_says_how_real_the_images_look(results: Result
 def test_other_exposures_are_told(results: Results, exposure: str, words: str) -> None:
     row = {"stage": "audit", "dataset": "d", "exposure": exposure, "group": "all", "metric": "copies_called"}
     assert words in answers.exposure(made(results, [row | {"generator": "all", "value": 0.0}]))
+
+
+def test_parts_that_were_begun_elsewhere_and_filters_are_warned_of(results: Results) -> None:
+    study = {"name": "x", "autoencoder": "taesd", "generators": {"g": {"start": "hub/model"}}}
+    told = cautions.warnings(dataclasses.replace(made(results, []), study=study))
+    assert any("the autoencoder (taesd) and g (hub/model)" in text for text in told)
+    for privacy, words in (([0.01], "Filtered: images near"), ([None, 0.01], "Filtered: in the variants")):
+        study = {"name": "x", "generators": {"g": {}}, "sampling": {"privacy": privacy}}
+        told = cautions.warnings(dataclasses.replace(made(results, []), study=study))
+        assert any(text.startswith(words) for text in told) and not any("elsewhere" in text for text in told)
