@@ -179,7 +179,8 @@ class Planner:
             everyday: Record = {"encoder": "efficientnet_lite0", "images": study.fidelity.images}
             threads, version = study.threads.generator, VERSIONS["features"]
             bank = Cell("features", version, everyday | {"of": "bank"}, {"split": split}, threads, known)
-            inputs = {"split": split, "synthesize": drawn, "bank": bank}
+            ours = Cell("features", version, everyday | {"of": "synthetic"}, {"synthesize": drawn}, threads, about)
+            inputs = {"split": split, "synthesize": drawn, "bank": bank, "features": ours}
             inputs |= {"autoencoder": trained.inputs["autoencoder"]} if trained else {}
             sight: Record = {"seed": seed, "budget": budget} if limited else {"seed": None, "budget": None}
             if trained and not limited and trained.config.get("data_share", 1.0) < 1:
@@ -189,6 +190,8 @@ class Planner:
             if trained and about["exposure"] != "external" and not about["variant"]:
                 generator = study.generators[about["generator"]]
                 settings = sight | {"detail": generator.detail, "unconditional": generator.unconditional}
+                promised = [each.dp_delta for each in study.generators.values() if each.dp_epsilon]
+                settings |= {"delta": max(promised)} if promised else {}
                 inputs = {"split": split, "train": trained, "bank": bank}
                 if study.audit.reference and about["exposure"] == "full":
                     inputs["reference"] = self.lineage.outside(trained)

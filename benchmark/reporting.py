@@ -14,7 +14,8 @@ from benchmark.cache import BadInput, Cell, Record, Store, write_json
 from benchmark.running import versions
 from benchmark.splits import shared_images
 from benchmark.stages import split, synthesize
-from benchmark.stages.audit import attacked_rows, by_search
+from benchmark.stages.audit import by_search
+from benchmark.stages.classify import attacked_rows
 from benchmark.study import Study
 from classifiers.metrics import per_class, reliability, score
 from results.claims import contrasts, replicates
@@ -135,16 +136,20 @@ class Reporter:
         for cell in (cell for cell in self.of("classify") if cell.config.get("attacked")):
             own = {key: value for key, value in cell.about.items() if key != "seed"}
             arms.setdefault(json.dumps(own, sort_keys=True), {})[int(cell.about["seed"])] = cell
+        features = [cell for cell in self.of("features") if cell.config["of"] == "bank"]
+        banks = {cell.inputs["split"].digest: self.store.verify(cell) for cell in features}
         for cells in arms.values():
-            prepared = self.prepared(next(iter(cells.values())).inputs["split"].digest)
-            used, pools = {}, {}
+            digest = next(iter(cells.values())).inputs["split"].digest
+            prepared, used, pools = self.prepared(digest), {}, {}
             for seed, cell in cells.items():
                 with np.load(self.store.verify(cell) / "predictions.npz", allow_pickle=False) as arrays:
                     pools[seed] = arrays["pool"]
                 share = cell.config["budget"] * (2 if cell.config["arm"] == "real_double" else 1)
-                whole = cell.about.get("exposure") == "full"
-                used[seed] = prepared.kept if whole else prepared.budget(share, seed)
-            for seed, rows in attacked_rows(prepared, pools, used).items():
+                used[seed] = prepared.budget(share, seed)
+                if cell.about.get("exposure") == "full":
+                    trained = cell.inputs["synthesize"].inputs["train"]
+                    used[seed] = np.union1d(used[seed], split.seen_rows(prepared, trained.config))
+            for seed, rows in attacked_rows(prepared, pools, used, banks.get(digest)).items():
                 yield from (self.keys(cells[seed]) | row for row in rows)
 
     def reader_rows(self) -> list[Record]:
@@ -211,9 +216,8 @@ class Reporter:
             record = self.store.record(cell) or {}
             names = ("seconds", "cpu_seconds", "peak_memory_mb", "gpu_memory_mb", "device")
             facts = {key: record.get(key) for key in names} | {"images": self.images_trained_on(cell)}
-            about = {
-                key: cell.about.get(key, "") for key in ("dataset", "generator", "exposure", "arm", "budget", "seed")
-            }
+            keys = ("dataset", "generator", "exposure", "arm", "budget", "seed")
+            about = {key: cell.about.get(key, "") for key in keys}
             yield {"stage": cell.stage} | about | {"cell": cell.digest} | facts
 
     def images_trained_on(self, cell: Cell) -> int | None:
@@ -331,11 +335,7 @@ class Reporter:
 
 
 def _about(cell: Cell) -> Record:
-    return {
-        "dataset": cell.about["dataset"],
-        "generator": cell.about["generator"],
-        "seed": cell.about["seed"],
-    }
+    return {name: cell.about[name] for name in ("dataset", "generator", "seed")}
 
 
 def _like(prepared: split.Prepared, label: Any, rng: np.random.Generator) -> int:

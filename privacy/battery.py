@@ -73,15 +73,17 @@ class Result:
 def audit(
     synthetic: Images, bank: Bank, heldout: Bank, *, stride: float, embed: Embed, looks: NDArray[np.floating],
     trip: Trip | None = None, known: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+    own: NDArray[np.float32] | None = None,
 ) -> Result:  # fmt: skip
     """Search for one synthetic set uint8 [M, S, S, 3] among a generator's training images.
 
     stride: of the patch search, in tiles. embed: images -> features [N, D]. looks: the bank's small pictures, for
-    `power.relatives`. trip: sends images through the generator's autoencoder and back. known: features of both banks
-    where they are there already.
+    `power.relatives`. trip: sends images through the generator's autoencoder and back. known, own: features of both
+    banks and of the synthetic images where they are there already.
     """
     # What is searched for: synthetic images, one held-out image a patient, and what stands for a copy.
-    control, m = heldout.images[control_patients(heldout.patients, 0)], len(synthetic)
+    chosen, m = control_patients(heldout.patients, 0), len(synthetic)
+    control = heldout.images[chosen]
     queries, itself = {"synthetic": synthetic, "control": control} | _planted(bank, trip), np.zeros(0, np.int64)
     for kind, rows_of_kind in relatives(bank.patients, looks).items():
         queries[kind], itself = bank.images[rows_of_kind], np.concatenate([itself, rows_of_kind])
@@ -89,7 +91,9 @@ def audit(
     images = np.concatenate(list(queries.values()))
     itself = np.concatenate([np.full(len(images) - len(itself), -1), itself])
     step = max(1, round(stride * synthetic.shape[1] / GRID))
-    found = _search(images, embed(images), itself, bank.images, banks[0], step)
+    there = {"control": banks[1][chosen]} | ({} if own is None else {"synthetic": own})
+    mine = np.concatenate([there[name] if name in there else embed(each) for name, each in queries.items()])
+    found = _search(images, mine, itself, bank.images, banks[0], step)
     ends = np.cumsum([len(each) for each in queries.values()])[:-1]
     by_query = {name: dict(zip(queries, np.split(each, ends), strict=True)) for name, each in found.distances.items()}
 
@@ -111,7 +115,6 @@ def audit(
         "nearest": found.nearest["tile_max"][:m, 0].tolist(), "distance": near[:, 0].tolist(),
         "threshold": [law["threshold"]] * m, "flagged": (near[:, 0] <= law["threshold"]).tolist(),
         "copy": called.tolist(), "bank_ratio": ratio.tolist(),
-        "second_ratio": (near[:, 0] / np.maximum(near[:, min(1, near.shape[1] - 1)], 1e-12)).tolist(),
         "conformal_p": law["conformal"].tolist(), "discovered": law["called"].tolist(),
         "patch_nearest": found.nearest["patch"][:m].tolist(),
         "embedding_nearest": found.nearest["embedding"][:m].tolist(),
@@ -123,7 +126,7 @@ def audit(
     distances = {"synthetic": near[:, 0], "heldout": far, "threshold": np.array([law["threshold"]])}
     distances |= {f"planted_{kind}": by_query["tile_max"][kind] for kind in list(queries)[2:]}
     pairs = _pairs(synthetic, near[:, 0], found.nearest["tile_max"][:m, 0], bank, heldout)
-    by_patch = _pairs(synthetic, by_query["patch"]["synthetic"], found.nearest["patch"][:m], bank, heldout)
+    by_patch = _pairs(synthetic, by_query["patch"]["synthetic"], found.nearest["patch"][:m], bank, heldout, step)
     worst = np.argsort(by_query["patch"]["synthetic"], kind="stable")[:SHOWN]
     pairs |= {f"patch_{key}": value for key, value in (by_patch | {"tiles": found.tiles[worst]}).items()}
     return Result(rows, columns, distances, pairs, found.features[:m])
@@ -167,6 +170,7 @@ def _search(
         "blended": _halves(images, bank, itself, tile_max),
         "moved": _moved(images, bank, itself),
         "adaptive": adaptive_ratio(near),
+        "second_ratio": near[:, 0] / np.maximum(near[:, min(1, near.shape[1] - 1)], 1e-12),
         "patch": patch,
         "embedding": angle,
     }
@@ -328,13 +332,16 @@ def _bank_rows(synthetic: Images, bank: Bank, heldout: Bank) -> list[Row]:
 
 
 def _pairs(
-    synthetic: Images, near: NDArray[np.float64], index: NDArray[np.int64], bank: Bank, heldout: Bank
-) -> dict[str, NDArray[Any]]:
-    """Synthetic, nearest training, nearest held-out image; nearest first by a search's distances [M] and rows [M]. The
-    held-out distance is tile-max always."""
+    synthetic: Images, near: NDArray[np.float64], index: NDArray[np.int64], bank: Bank, heldout: Bank,
+    step: int | None = None,
+) -> dict[str, NDArray[Any]]:  # fmt: skip
+    """Synthetic, nearest training, nearest held-out image; nearest first by a search's distances [M] and rows [M], and
+    the same search's among held-out images: by patches with a step, else tile-max."""
     worst = np.argsort(near, kind="stable")[:SHOWN]
-    other, other_index = tile_max_neighbours(synthetic[worst], heldout.images, k=1)
+    mine, theirs = synthetic[worst], heldout.images
+    other, place = (patch_neighbours(mine, theirs, stride=step)[:2] if step
+                    else (each[:, 0] for each in tile_max_neighbours(mine, theirs, k=1)))  # fmt: skip
     return {
         "synthetic": synthetic[worst], "nearest_train": bank.images[index[worst]],
-        "nearest_heldout": heldout.images[other_index[:, 0]], "d_train": near[worst], "d_heldout": other[:, 0],
+        "nearest_heldout": heldout.images[place], "d_train": near[worst], "d_heldout": other,
     }  # fmt: skip

@@ -44,8 +44,6 @@ def empirical_epsilon(members: Scores, others: Scores, member_patients: list[str
     confidence (theorem 5.2). guesses is fixed beforehand. The audit's coin makes each patient a member with probability
     1/2, which the bound rests on.
     """
-    from scipy.stats import beta
-
     one, two = _by_patient(members, member_patients), _by_patient(others, other_patients)
     scores = np.concatenate([one, two])
     truth = np.repeat([True, False], [len(one), len(two)])
@@ -54,9 +52,22 @@ def empirical_epsilon(members: Scores, others: Scores, member_patients: list[str
         return float("nan")
     order = np.argsort(scores, kind="stable")
     right = int(truth[order[-half:]].sum() + (~truth[order[:half]]).sum())
+    return _bound(right, 2 * half, len(scores), confidence, delta)
+
+
+def greatest_epsilon(patients: int, guesses: int, confidence: float = 0.95, delta: float = 0.0) -> float:
+    """The bound if every guess were right: more than this `empirical_epsilon` cannot find. patients: of both groups."""
+    half = min(guesses // 2, patients // 2)
+    return _bound(2 * half, 2 * half, patients, confidence, delta) if half else float("nan")
+
+
+def _bound(right: int, guessed: int, patients: int, confidence: float, delta: float) -> float:
+    """Epsilon's lower bound from so many right guesses."""
+    from scipy.stats import beta
+
     if delta > 0:
-        return _bound_with_delta(right, 2 * half, len(scores), delta, 1 - confidence)
-    low = float(beta.ppf(1 - confidence, right, 2 * half - right + 1)) if right else 0.0
+        return _bound_with_delta(right, guessed, patients, delta, 1 - confidence)
+    low = float(beta.ppf(1 - confidence, right, guessed - right + 1)) if right else 0.0
     return max(0.0, float(np.log(low / (1 - low)))) if 0 < low < 1 else (0.0 if low <= 0 else float("inf"))
 
 

@@ -11,6 +11,7 @@ from results.tidy import (
     Results,
     headline,
     highest_budget,
+    label,
     main_arm,
     one_a_set,
     placebos,
@@ -21,6 +22,7 @@ from results.tidy import (
     with_images,
 )
 from results.wording import (
+    DASH,
     absent,
     count,
     counted,
@@ -63,14 +65,23 @@ def utility(results: Results) -> str:
     if not rows:
         return "This study sets no arm with synthetic images against real ones, so it cannot say if they help."
     lead = _provisional(rows)
-    body = _one(rows[0], results) if len(rows) == 1 else _many(rows, results) + _short_of_placebos(rows)
+    body = _one(rows[0], results) if len(rows) == 1 else _many(rows, results) + _short_of_placebos(rows, results)
     return lead + body + _placebos(rows, results)
 
 
-def _short_of_placebos(rows: list[Row]) -> str:
+def _short_of_placebos(rows: list[Row], results: Results) -> str:
     """Gains over real data that some placebo matched: what keeps them undecided."""
-    names = [str(row["dataset"]) for row in rows if _why(row)]
+    names = [f"{row['dataset']} ({_rival(row, results)})" for row in rows if _unbeaten(row)]
     return f"; on {listed(names)} that is better than real data alone, but not than every placebo" if names else ""
+
+
+def _rival(row: Row, results: Results) -> str:
+    """The placebo that came nearest to a contrast's gain, and its own."""
+    mine = placebos(results)
+    for name, value in (("generator", row["worst_placebo"]), ("against", "real"), ("dataset", row["dataset"]),
+                        ("budget", row["budget"])):  # fmt: skip
+        mine = mine[mine[name] == value]
+    return f"{label(str(row['worst_placebo']))}: {number(mine['difference'].iloc[0], sign=True) if len(mine) else DASH}"
 
 
 def _provisional(rows: list[Row]) -> str:
@@ -96,7 +107,7 @@ def _one(row: Row, results: Results) -> str:
         "helped": f"{images} raised AUROC {size}",
         "harmed": f"{images} lowered AUROC {size}: they did harm",
         "equivalent": f"{images} {change} AUROC {size}, inside the margin of ±{margin}: a tie",
-    }.get(row["verdict"], f"{images} {change} AUROC {size}, which decides nothing either way{_why(row)}")
+    }.get(row["verdict"], f"{images} {change} AUROC {size}, which decides nothing either way{_why(row, results)}")
 
 
 def _doing(row: Row) -> str:
@@ -105,9 +116,13 @@ def _doing(row: Row) -> str:
     return ways.get(str(row["arm"]), f"the arm {row['arm']}")
 
 
-def _why(row: Row) -> str:
-    text = str(row["text"])
-    return " (better than real data alone, but not than every placebo)" if "placebo" in text else ""
+def _unbeaten(row: Row) -> bool:
+    return "placebo" in str(row["text"])
+
+
+def _why(row: Row, results: Results) -> str:
+    text = f" (better than real data alone, but not than every placebo; {_rival(row, results)})"
+    return text if _unbeaten(row) else ""
 
 
 def _many(rows: list[Row], results: Results) -> str:
@@ -201,7 +216,7 @@ def full_data(results: Results) -> str:
     if rows.empty:
         return "Nothing can be said of larger shares of the real data either."
     if not mine or {row["budget"] for row in records(headline(results))} == {top}:
-        return "No larger share of the real data was tried, so whether the effect lasts is open."
+        return "With synthetic images no larger share of the real data was tried, so whether the effect lasts is open."
     parts = []
     for verdict, words in VERDICTS.items():
         same = [row for row in mine if row["verdict"] == verdict]
@@ -275,6 +290,8 @@ def exposure(results: Results) -> str:
     if not seen:  # nothing stands beside real data: what was audited tells
         audited = results.pooled("audit", "copies_called")
         seen = set(audited[audited["generator"].isin(results.generators)]["exposure"])
+        measured = results.table[(results.table["stage"] == "fidelity") & (results.table["status"] == "ok")]
+        seen = seen or set(measured[measured["generator"].isin(results.generators)]["exposure"])
     if "full" not in seen:
         words = (("budget", OWN_ONLY), ("transfer", OTHERS_FIRST), ("external", UNKNOWN))
         return next((text for kind, text in words if kind in seen), NO_GENERATOR)
@@ -283,19 +300,17 @@ def exposure(results: Results) -> str:
     limited = limited[(limited["arm"] == main_arm(limited["arm"])) & (limited["against"] == "real")]
     limited = limited[~limited["generator"].isin(PLACEBOS)]
     found = []
-    limits = {
-        "budget": "limited to the classifier's own",
-        "transfer": "trained on other sets and then on the classifier's own",
-    }
+    limits = {"budget": "limited to", "transfer": "trained on other sets and then on"}
     for kind, text in limits.items():
         one = one_a_set(results, limited[limited["exposure"] == kind])
         mine = [row for row in records(one) if (row["dataset"], row["budget"]) in keys]
         if len(mine) == 1:
             images = count(real_images(results, mine[0]["dataset"], mine[0]["budget"]))
             bounds = interval(mine[0]["low"], mine[0]["high"], sign=True)
-            found.append(f"{text} {images} the gain was {number(mine[0]['difference'], sign=True)} ({bounds})")
+            gain = number(mine[0]["difference"], sign=True)
+            found.append(f"{text} the classifier's own {images} images the gain was {gain} ({bounds})")
         elif mine:
-            found.append(f"{text} the gain was {_named(mine)}")
+            found.append(f"{text} the classifier's own images the gain was {_named(mine)}")
     if not found:
         return f"{lead}; no run limited it to the classifier's own, so a gain may come from the others."
     return f"{lead}; {'; '.join(found)}."

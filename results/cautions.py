@@ -99,7 +99,7 @@ def plain_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 def _diversity(results: Results) -> list[str]:
     """MS-SSIM among synthetic images above that among real ones, both intervals apart."""
-    table = results.pooled("fidelity", "ms_ssim")
+    table = plain_rows(results.pooled("fidelity", "ms_ssim"))
     real = {row["dataset"]: row for row in records(table[table["generator"] == "real"])}
     near: dict[str, list[str]] = {}
     for row in records(table[table["generator"].isin(results.generators)]):
@@ -119,10 +119,16 @@ def _filtered(results: Results) -> list[str]:
     levels = (results.study.get("sampling") or {}).get("privacy") or []
     if not any(levels):
         return []
+    table = results.table[results.table["metric"].isin(["filter_accepted", "filter_replaced"])]
+    sums = table[table["seed"].notna()].groupby("cell")["value"].agg(["sum", "size"])
+    short = sums[(sums["size"] == 2) & (sums["sum"] < 0.9995)]["sum"]
+    text = "refused images in a set, for of their labels it accepted none"
+    left = [f"The privacy filter left up to {percent(1 - short.min())} {text}."] if len(short) else []
     where = "" if levels[0] else "in the variants with a privacy filter, "
     return [
+        *left,
         f"Filtered: {where}images near to training ones by tile-max distance were redrawn before the audit, so that "
-        "search and the share called copies count for little there; look at the searches that the filter did not use."
+        "search and the share called copies count for little there; look at the searches that the filter did not use.",
     ]
 
 
@@ -167,13 +173,19 @@ def strength(results: Results) -> list[str]:
     return found
 
 
+def worst_first(row: Row) -> tuple[bool, float, float]:
+    """By which an audit's rows are ranked: an excess that is shown, then how large, then how large it may be."""
+    high = row["value"] if absent(row["high"]) else row["high"]
+    return bool(not absent(row["low"]) and row["low"] > 0), round(float(row["value"]), 3), float(high)
+
+
 def privacy(results: Results) -> str:
     """Excess copies and the audit's power."""
     rows = records(results.pooled("audit", "excess_copies"))
     if not rows:
         return "No privacy audit was run, so nothing is known about copies of training images."
     found = [row for row in rows if not absent(row["low"]) and row["low"] > 0]
-    worst = max(rows, key=lambda row: float(row["value"]))
+    worst = max(rows, key=worst_first)
     most = (
         f"{percent(max(worst['value'], 0))}, {percents(worst)}" if not absent(worst["low"]) else percent(worst["value"])
     )
@@ -217,16 +229,19 @@ def _power(results: Results) -> str:
 
 
 def _other_kinds(results: Results) -> str:
-    """The kind of planted copies that is found least, each by the search that suits it best."""
+    """The kind of altered copies that is found least, each by the search that suits it best; and, no copies at all, new
+    images of patients that are in the bank."""
     table = results.table
     rows = table[table["metric"].str.endswith("_power") & table["seed"].isna() & (table["status"] == "ok")]
-    rows = rows[rows["group"].str.startswith("planted=") & ~rows["group"].str.contains("exact|round_trip|same_patient")]
+    rows = rows[rows["group"].str.startswith("planted=") & ~rows["group"].isin(["planted=exact", "planted=round_trip"])]
     keys = ["dataset", "generator", "exposure", "budget", "variant", "group"]
     least = rows.groupby(keys, dropna=False)["value"].max().groupby("group").min().sort_values(kind="stable")
+    patient, least = least.get("planted=same_patient"), least.drop("planted=same_patient", errors="ignore")
+    text = "" if patient is None else f", but only {percent(patient, 0)} of other images of patients it learnt from"
     if least.empty:
-        return ""
-    kind = str(least.index[0]).removeprefix("planted=")
-    return f", and of any other kind, by the search that suits it, at least {percent(least.iloc[0], 0)} ({kind})"
+        return text
+    kind, share = str(least.index[0]).removeprefix("planted="), percent(least.iloc[0], 0)
+    return f", of any other altered copies, by the search that suits them, at least {share} ({kind}){text}"
 
 
 def scope(results: Results) -> str:
@@ -239,7 +254,9 @@ def scope(results: Results) -> str:
     if low == low:
         first = real_images(results, results.names[0], low) if len(results.names) == 1 else None
         parts.append(
-            f"{percent(low)} to {percent(high)} of the real data" + (f" (from {first} images)" if first else "")
+            (f"{percent(low)} to " if low < high else "")
+            + f"{percent(high)} of the real data"
+            + (f" (from {first} images)" if first and low < high else "")
         )
     others = [str(each["name"]) for each in results.study.get("backbones") or [] if isinstance(each, dict)][1:]
     backbones = f"{results.backbone} (answers and figures), {listed(others)}" if others else results.backbone

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from results.tidy import (
     GREY,
+    LINES,
     LOOKS,
     PLACEBOS,
     SERIES,
@@ -75,7 +76,7 @@ def metric_by_budget(results: Results, metric: str = "auroc") -> Figure | None:
     return figure
 
 
-def _line(axis: Axes, part: pd.DataFrame, arm: str, generator: str, dashes: str) -> None:
+def _line(axis: Axes, part: pd.DataFrame, arm: str, generator: str, dashes: Any) -> None:
     shape = look(arm, generator)
     x, y = part["budget"].to_numpy(float), part["value"].to_numpy(float)
     low, high = part["low"].to_numpy(float), part["high"].to_numpy(float)
@@ -89,9 +90,9 @@ def _line(axis: Axes, part: pd.DataFrame, arm: str, generator: str, dashes: str)
         return
     if arm in BANDED and generator not in PLACEBOS and dashes == "-":
         axis.fill_between(x, low, high, color=shape.colour, alpha=0.16, lw=0, zorder=2)
-    elif dashes == "-":
+    else:
         bars = np.nan_to_num(np.abs(np.stack([y - low, high - y])))
-        x = x * DODGE.get(generator, DODGE.get(arm, 1.02))
+        x = x * DODGE.get(generator, DODGE.get(arm, 1.02)) * 1.02 ** LINES.index(dashes)
         axis.errorbar(x, y, yerr=bars, ls="none", color=shape.colour, elinewidth=1.1, alpha=0.75, zorder=2)
     axis.plot(x, y, ls=dashes, **style)
 
@@ -106,7 +107,7 @@ def _budget_axis(axis: Axes, results: Results, name: str, budgets: list[float]) 
     axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
-def _arm_legend(figure: Figure, table: pd.DataFrame, styles: dict[tuple[Any, ...], str]) -> None:
+def _arm_legend(figure: Figure, table: pd.DataFrame, styles: dict[tuple[Any, ...], Any]) -> None:
     pairs = table[["arm", "generator"]].drop_duplicates().itertuples(index=False, name=None)
     keys = list(dict.fromkeys(generator if generator in PLACEBOS else arm for arm, generator in pairs))
     handles = [_handle(key) for key in sorted(keys, key=_legend_order)]

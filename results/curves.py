@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETDOWN, CARETUP
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from results.charts import WIDE, panels
 from results.tidy import (
     GREY,
+    LINES,
     LOOKS,
     MARKERS,
     PLACEBOS,
@@ -53,12 +55,15 @@ def multiplier(results: Results) -> Figure | None:
 
 
 def _worth(axis: Axes, rows: pd.DataFrame) -> None:
-    """Points with intervals; a triangle where the curve of real data does not reach."""
+    """Points with intervals; an open triangle where the curve of real data does not reach, an arrow at an open end."""
     colour = LOOKS["augmented"].colour
     for row in records(rows):
         mark = {1.0: "^", -1.0: "v"}.get(row["value_flag"], "o")
         if not missing(row["low"]):
             axis.plot([row["budget"]] * 2, [row["low"], row["high"]], color=colour, lw=1.4)
+            for end, sign, arrow in (("low", -1, CARETDOWN), ("high", 1, CARETUP)):
+                if row[f"{end}_flag"] == sign:  # the bar goes on beyond what real data reach
+                    axis.plot([row["budget"]], [row[end]], marker=arrow, color=colour, ms=5)
         axis.plot([row["budget"]], [row["value"]], mark, color=colour, mfc="white" if mark != "o" else colour)
     axis.axhline(1, color=GREY, lw=1)
     axis.axhline(2, color=GREY, lw=1, ls=":")
@@ -78,8 +83,11 @@ def sweep(results: Results) -> Figure | None:
     kept = table[(table["stage"] == "fidelity") & table["seed"].isna() & (table["group"] == "all")]
     kept = kept[kept["generator"].isin(results.generators[:1]) & kept["metric"].str.startswith(("frechet", "recall"))]
     spaces = sorted({str(metric).partition("_")[2] for metric in kept["metric"]})
+    kept = kept[~kept["variant"].str.contains("phrasing=")]  # other words, not another way to sample
     if not spaces or kept["variant"].nunique() < 3:
         return None
+    settings = results.study.get("sampling") or {}
+    first = {name: (settings.get(name) or [None])[0] for name in ("guidance", "steps")}
     wide = kept.pivot_table(index=["dataset", "variant"], columns="metric", values="value").reset_index()
     x, y = f"recall_{spaces[0]}", f"frechet_{spaces[0]}"
     if x not in wide or y not in wide:
@@ -87,7 +95,11 @@ def sweep(results: Results) -> Figure | None:
     names = [name for name in results.names if name in set(wide["dataset"])]
     figure, axes = panels(len(names), 3, 3.2, 3.0)
     for axis, name in zip(axes, names, strict=True):
-        for row in wide[wide["dataset"] == name].to_dict("records"):
+        mine = wide[wide["dataset"] == name]
+        mine = mine.assign(**{key: _setting(mine["variant"], key, value) for key, value in first.items()})
+        for _, line in mine.sort_values("guidance").groupby("steps"):
+            axis.plot(line[x], line[y], color=LOOKS["augmented"].colour, lw=0.9, alpha=0.6)
+        for row in mine.to_dict("records"):
             axis.plot([row[x]], [row[y]], "o" if row["variant"] else "s", color=LOOKS["augmented"].colour)
             axis.annotate(row["variant"] or "as written", (row[x], row[y]), xytext=(4, 4), fontsize=7.5,
                           textcoords="offset points")  # fmt: skip
@@ -96,6 +108,11 @@ def sweep(results: Results) -> Figure | None:
         axis.margins(0.18)
     axes[0].set_ylabel("Fréchet distance (lower = closer)")
     return figure
+
+
+def _setting(variants: "pd.Series[str]", key: str, value: Any) -> "pd.Series[float]":
+    """A sampling setting of each variant, `guidance=3;steps=5`; the study's own where a variant does not change it."""
+    return variants.str.extract(rf"(?:^|;){key}=([0-9.]+)")[0].astype("float64").fillna(float(value or 0))
 
 
 def predictors(results: Results) -> Figure | None:
@@ -170,7 +187,8 @@ ABLATED = {"data_share": "share of the images seen", "sets": "data sets seen", "
 
 
 def ablations(results: Results) -> Figure | None:
-    """A column a field in which generators differ from the first alone: Fréchet distance above, gain below."""
+    """A column a field in which generators differ from the first alone: Fréchet distance above, gain below; dashed,
+    where three or more differ in it from another generator, those."""
     swept = _ablated(results)
     table = results.table[results.table["seed"].isna() & (results.table["variant"] == "")]
     fidelity = table[(table["stage"] == "fidelity") & table["metric"].str.startswith("frechet")]
@@ -182,15 +200,19 @@ def ablations(results: Results) -> Figure | None:
     first_space = fidelity["metric"].iloc[0]
     rows = ((fidelity[fidelity["metric"] == first_space], "Fréchet distance"), (gains, "gain in AUROC"))
     for place, (values, label) in enumerate(rows):
-        for column, (field, chosen) in enumerate(swept.items()):
+        for column, (field, lines) in enumerate(swept.items()):
             axis = axes[place * len(swept) + column]
+            ticks = sorted({value for line in lines for _, value in line}, key=_order)
             for spot, name in enumerate(results.names):
                 mine = values[values["dataset"] == name].drop_duplicates("generator").set_index("generator")["value"]
-                shown = [(i, mine[key]) for i, (key, _) in enumerate(chosen) if key in mine]
                 colour, marker = placed(spot)
-                if shown:
-                    axis.plot(*zip(*shown, strict=True), color=colour, marker=marker, lw=1.2, ms=4, label=name)
-            axis.set_xticks(range(len(chosen)), [str(value) for _, value in chosen])
+                for number_of_line, line in enumerate(lines):
+                    shown = [(ticks.index(value), mine[key]) for key, value in line if key in mine]
+                    how: dict[str, Any] = {"ls": LINES[min(number_of_line, len(LINES) - 1)], "lw": 1.2, "ms": 4}
+                    told = name if not number_of_line else None
+                    if shown:
+                        axis.plot(*zip(*shown, strict=True), color=colour, marker=marker, label=told, **how)
+            axis.set_xticks(range(len(ticks)), [str(value) for value in ticks])
             axis.set_xlabel(ABLATED[field])
             if place:
                 axis.axhline(0, color=GREY, lw=1)
@@ -199,23 +221,34 @@ def ablations(results: Results) -> Figure | None:
     return figure
 
 
-def _ablated(results: Results) -> dict[str, list[tuple[str, Any]]]:
-    """Field -> generators that differ from the first in it alone, with their values, ascending."""
+Line = list[tuple[str, Any]]  # generators and their values of a field, ascending
+
+
+def _ablated(results: Results) -> dict[str, list[Line]]:
+    """Field -> generators that differ from the first in it alone, then those of another with three values or more."""
     given = {
         name: {key: value for key, value in each.items() if key not in ("train_on", "seeds")}
         | {"sets": _sets(each.get("train_on"), len(results.names))}
         for name, each in (results.study.get("generators") or {}).items()
         if isinstance(each, dict) and not (each.get("images") or each.get("checkpoint"))
-    }
-    if len(given) < 2:
-        return {}
-    base_name, base = next(iter(given.items()))
-    swept: dict[str, list[tuple[str, Any]]] = {}
-    for name, fields in given.items():
-        changed = [key for key in {**base, **fields} if fields.get(key) != base.get(key)]
-        if len(changed) == 1 and changed[0] in ABLATED:
-            swept.setdefault(changed[0], [(base_name, base[changed[0]])]).append((name, fields[changed[0]]))
-    return {key: sorted(chosen, key=lambda item: (str(type(item[1])), item[1])) for key, chosen in swept.items()}
+        and not isinstance(each.get("train_on"), dict)
+    }  # fmt: skip
+    swept: dict[str, list[Line]] = {}
+    for place, (base_name, base) in enumerate(given.items()):
+        mine: dict[str, Line] = {}
+        for name, fields in given.items():
+            changed = [key for key in {**base, **fields} if fields.get(key) != base.get(key)]
+            if len(changed) == 1 and changed[0] in ABLATED:
+                mine.setdefault(changed[0], [(base_name, base[changed[0]])]).append((name, fields[changed[0]]))
+        for field, found in mine.items():
+            line, known = sorted(found, key=lambda item: _order(item[1])), swept.get(field, [])
+            if not place or (len(line) > 2 and known and line not in known):
+                swept.setdefault(field, []).append(line)
+    return swept
+
+
+def _order(value: Any) -> tuple[str, Any]:
+    return str(type(value)), value
 
 
 def _sets(train_on: Any, whole: int) -> int:

@@ -17,7 +17,7 @@ from PIL import Image
 from results import charts, curves
 from results.answers import distances
 from results.tidy import Results, headline, label, main_arm, records, styled, with_images
-from results.wording import listed, number, percent
+from results.wording import heading, listed, number, percent
 from results.worth import predictors_table
 
 BAND = "Bands and bars are 95 % intervals over seeds and test patients."
@@ -37,8 +37,9 @@ def say_metric_by_budget(results: Results) -> str:
 def say_differences(results: Results) -> str:
     """Count of intervals above, below and across zero for the headline contrasts."""
     rows = headline(results)
-    rows = rows[rows["claim"]] if len(rows) else rows
-    lead = f"Arm minus real only. In the contrasts that may be claimed (filled): {_tally(rows)}. " if len(rows) else ""
+    words = list(rows[rows["claim"]]["verdict"]) if len(rows) else []
+    counts = listed([f"{word} {words.count(word)}" for word in dict.fromkeys(words)])
+    lead = f"Arm minus real only. Contrasts that may be claimed (filled): {counts}. " if counts else ""
     margin = number(results.study.get("margin", 0.01), 3)
     return f"{lead}Lines are 95 % intervals. Hollow markers are exploratory; the grey band is the margin of ±{margin}."
 
@@ -58,9 +59,11 @@ def say_predictors(results: Results) -> str:
         return text
     if not (table["p_holm"] < 0.05).any():
         return f"No measure's rank correlation with the gain can be told from chance ({len(table)} tried). {text}"
-    best = max(records(table[table["p_holm"] < 0.05]), key=lambda row: abs(float(row["rho"])))
-    strongest = f"Strongest: {str(best['measure']).replace('_', ' ')}, rho {number(best['rho'], 2, sign=True)}"
-    return f"{strongest} over {int(best['pairs'])} pairs. {text}"
+    table = table[table["p_holm"] < 0.05].assign(own=table["within"].fillna(table["rho"]))  # what the p belongs to
+    best = max(records(table), key=lambda row: abs(float(row["own"])))
+    strongest = f"Strongest: {heading(str(best['measure']))}, rank correlation {number(best['own'], 2, sign=True)}"
+    wrong = "" if best["may_guide"] == "yes" else ", which is the wrong way round"
+    return f"{strongest} over {int(best['pairs'])} pairs{wrong}. {text}"
 
 
 def say_sample_grid(results: Results) -> str:
@@ -85,15 +88,15 @@ def say_nearest_neighbours(results: Results) -> str:
     closest = min(rows, key=lambda each: float(min(each["d_train"])))
     place = int(list(closest["d_train"]).index(min(closest["d_train"])))
     train, heldout = number(closest["d_train"][place]), number(closest["d_heldout"][place])
-    told = f"The closest of all ({closest['dataset']}) lies {train} from a training image and {heldout} from a "
-    return f"{text}{told}held-out one (tile-max distance, 0 = a copy)."
+    told = f"The closest of all ({closest['dataset']}, first seed) lies {train} from a training image and {heldout} "
+    return f"{text}{told}from a held-out one (tile-max distance, 0 = a copy)."
 
 
 def say_distance_histogram(results: Results) -> str:
     """The share of synthetic images below the threshold, by data set."""
     shares = [f"{each['dataset']} {percent(_below(each))}" for each in results.distances if len(each["synthetic"])]
     level = " Held-out real images are the control; planted copies show what the audit would find."
-    return f"Share of synthetic images at or below the threshold: {listed(shares)}.{level}"
+    return f"Share of synthetic images at or below the threshold (first seed): {listed(shares)}.{level}"
 
 
 def say_reader(results: Results) -> str:
@@ -126,11 +129,11 @@ HOW_TO_READ = {
     "multiplier": (
         "How many times the real data would have been needed for the same score, adding synthetic images of the first "
         "generator; bars are 95 % intervals, the solid line is 1 (worth nothing more), the dotted 2. An open triangle "
-        "is a bound: the curve of real data does not reach that score."
+        "is a bound: the curve of real data does not reach that score; an arrow at a bar's end: it may go on."
     ),
     "sweep": (
-        "Fréchet distance (down is closer) against recall (right is more diverse) for every guidance and number of "
-        "steps tried; the square is the study as written."
+        "Fréchet distance (down is closer) against recall (right is more diverse) for every setting of sampling tried; "
+        "lines join guidances at one number of steps; the square is the study as written."
     ),
     "reliability": (
         "Share of decisions that were right against the confidence in them, all seeds at the lowest budget, in fifteen "
@@ -138,7 +141,7 @@ HOW_TO_READ = {
     ),
     "ablations": (
         "Generators that differ from the first in one field alone: Fréchet distance (lower is closer) and, at the "
-        "lowest budget, the gain in AUROC of adding their images. Means over seeds; intervals stand in the tables."
+        "lowest budget, the gain in AUROC of adding their images; dashed: of another than the first. Means over seeds."
     ),
     "strictness": (
         "Images as near to training images as this share of validation images (tile-max distance) are redrawn. Judged "
@@ -190,6 +193,9 @@ def command(name: str, study: str) -> str:
 def write_figure(figure: Figure, folder: Path, name: str, command: str, caption: str) -> list[Path]:
     """NAME.png (200 dpi), .pdf and .svg with command and caption inside; reproducible bytes."""
     folder.mkdir(parents=True, exist_ok=True)
+    with styled():
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once for all three
     written = [folder / f"{name}.{kind}" for kind in ("png", "pdf", "svg")]
     for path in written:
         path.write_bytes(rendered(figure, path.suffix[1:], name, command, caption))
@@ -207,20 +213,17 @@ def rendered(figure: Figure, kind: str, name: str, command: str, caption: str) -
 def _metadata(kind: str, name: str, command: str, caption: str) -> dict[str, Any]:
     text = f"{caption} Redraw: {command}"
     if kind == "pdf":
-        fixed = {"Creator": "Augury", "Producer": "matplotlib", "CreationDate": None}
-        return {"Title": name, "Subject": text} | fixed
+        return {"Title": name, "Subject": text, "Creator": "Augury", "Producer": "matplotlib", "CreationDate": None}
     if kind == "svg":
         return {"Title": name, "Description": text, "Creator": "Augury", "Date": None}
     return {"Title": name, "Description": text, "Software": "Augury"}
 
 
 Images = npt.NDArray[np.uint8]
-SHOWN = 4  # images a side of the sample grid
-TRIPLES = 2  # synthetic images a row of the gallery
+SHOWN, TRIPLES = 4, 2  # images a side of the sample grid; synthetic images a row of the gallery
 TILES = 4  # a side, of the tile-max distance
 HOT = 0.2  # root mean square difference, of the range, that is shown brightest
-GAP = 4  # white pixels between tiles
-TILE = 128
+GAP, TILE = 4, 128  # pixels: white ones between tiles, a tile's side
 
 
 def sample_grid(results: Results) -> Figure | None:
@@ -257,8 +260,7 @@ def _strip(axis: Axes, images: Images, captions: list[str]) -> None:
 
 def _show(axis: Axes, image: Images) -> None:
     axis.imshow(image, interpolation="antialiased")
-    axis.set_xticks([])
-    axis.set_yticks([])
+    axis.set(xticks=[], yticks=[])
     axis.grid(False)
     axis.spines[:].set_visible(False)
 
@@ -288,8 +290,7 @@ def gallery(entries: list[dict[str, Any]]) -> Figure | None:
     for axes, row in zip(grid, rows, strict=True):
         _triples(list(axes), row)
         told = [_wrapped(str(row["dataset"]), 22), _wrapped(str(row["generator"]), 22), row.get("search", "")]
-        name = "\n".join(filter(None, told))
-        axes[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9.5)
+        axes[0].set_ylabel("\n".join(filter(None, told)), rotation=0, ha="right", va="center", fontsize=9.5)
         axes[0].yaxis.set_label_coords(-0.03, 0.5)
     for axis in grid[0]:
         axis.set_title("synthetic | training | agreement | held-out", fontsize=8.5, fontweight="normal", loc="center")

@@ -184,14 +184,15 @@ def pool_seeds(table: pd.DataFrame) -> list[Row]:
     the median, which is a valid p whatever the dependence. Shares are cut to [0, 1].
     """
     keys = [*SHARED, *SETTING, "group", "metric"]
-    kept = table[(table["status"] == "ok") & table["seed"].notna() & (table["metric"] != "")]
+    kept = table[(table["status"] == "ok") & table["seed"].notna() & (table["metric"] != "") & table["value"].notna()]
+    parts: dict[int, list[Row]] = {}
+    for place, row in zip(kept.groupby(keys, dropna=False, sort=True).ngroup(), records(kept), strict=True):
+        parts.setdefault(int(place), []).append(row)
     rows: list[Row] = []
-    for _, part in kept.groupby(keys, dropna=False, sort=True):
-        values = part["value"].dropna().to_numpy(dtype=np.float64)
-        if len(values):
-            shared = {name: part.iloc[0][name] for name in [*keys, "n", "n_train"]}
-            bounds = _pooled(str(shared["metric"]), part[part["value"].notna()], values)
-            rows.append(shared | never_certain(str(shared["metric"]), shared["n"], bounds))
+    for _, part in sorted(parts.items()):
+        shared = {name: part[0][name] for name in [*keys, "n", "n_train"]}
+        bounds = _pooled(str(shared["metric"]), part)
+        rows.append(shared | never_certain(str(shared["metric"]), shared["n"], bounds))
     return rows
 
 
@@ -227,13 +228,13 @@ def never_certain(metric: str, n: Any, bounds: Row) -> Row:
     return bounds
 
 
-def _pooled(metric: str, part: pd.DataFrame, values: "np.ndarray[Any, np.dtype[np.float64]]") -> Row:
+def _pooled(metric: str, part: list[Row]) -> Row:
+    values, lows, highs = (np.array([row[end] for row in part], dtype=np.float64) for end in ("value", "low", "high"))
     if len(values) == 1:
-        own = part.iloc[0]
-        return {"value": own["value"], "low": inside(metric, own["low"]), "high": inside(metric, own["high"])}
+        return {"value": part[0]["value"], "low": inside(metric, lows[0]), "high": inside(metric, highs[0])}
     if metric == "p" or metric.endswith("_p"):
         return {"value": min(1.0, 2 * float(np.median(values)))}
-    errors = ((part["high"] - part["low"]) / (2 * 1.959964)).to_numpy(dtype=np.float64)
+    errors = (highs - lows) / (2 * 1.959964)
     known = errors[~np.isnan(errors)]
     pooled = difference_interval(values, float((known**2).mean()) if len(known) else 0.0)
     low, high = pooled.low, pooled.high
@@ -241,8 +242,8 @@ def _pooled(metric: str, part: pd.DataFrame, values: "np.ndarray[Any, np.dtype[n
         return {"value": float(values.min())}  # a lower bound: that which holds for every seed
     if metric.endswith(SHARES) and not metric.startswith("overfit"):
         # One-sided intervals must not shrink: seeds share the held-out controls that their bounds rest on.
-        ends = part[["low", "high"]].mean()
-        low, high = (float(np.clip(end, 0, 1)) for end in (np.fmin(low, ends["low"]), np.fmax(high, ends["high"])))
+        ends = [float(pd.Series(end).mean()) for end in (lows, highs)]  # of those that are known
+        low, high = (float(np.clip(end, 0, 1)) for end in (np.fmin(low, ends[0]), np.fmax(high, ends[1])))
     return {"value": pooled.value, "low": inside(metric, low), "high": inside(metric, high)}
 
 

@@ -36,6 +36,7 @@ SHORT = [
     "difference", "low", "high", "p", "p_holm", "text", "beats_placebos", "smallest_detectable", "seeds",
 ]  # fmt: skip
 INLINE_LIMIT = 400_000  # bytes of SVG above which a figure goes into the page as PNG
+PNG_LIMIT, PAGE_WIDTH = 2_000_000, 1400  # bytes of PNG above which it is a JPEG there, so many pixels wide
 
 
 class Shown(NamedTuple):
@@ -105,9 +106,17 @@ def _figures(results: Results, folder: Path) -> dict[str, Shown]:
 
 def _source(folder: Path, name: str, dense: bool) -> str:
     vector = (folder / f"{name}.svg").read_bytes()
-    if dense or len(vector) > INLINE_LIMIT:
-        return _uri("image/png", (folder / f"{name}.png").read_bytes())
-    return _uri("image/svg+xml", vector)
+    if not dense and len(vector) <= INLINE_LIMIT:
+        return _uri("image/svg+xml", vector)
+    dots = (folder / f"{name}.png").read_bytes()
+    if len(dots) <= PNG_LIMIT:
+        return _uri("image/png", dots)
+    with Image.open(io.BytesIO(dots)) as opened:
+        small = opened.convert("RGB")
+    small.thumbnail((PAGE_WIDTH, 20 * PAGE_WIDTH), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=80)
+    return _uri("image/jpeg", buffer.getvalue())
 
 
 def _uri(kind: str, content: bytes) -> str:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from results.answers import multiplier_of, multiplier_rows_of
+from results.cautions import worst_first
+from results.statistics import PROVISIONAL
 from results.tidy import Results, headline, nearer, records
 from results.wording import DASH, absent, duration, listed, number, percent, significant
 
@@ -54,13 +56,27 @@ def told(words: dict[str, str]) -> str:
 
 
 def roles(results: Results) -> tuple[list[str], list[str], list[str]]:
-    """The study's generators trained on all sets, on one at a time, and on one without text."""
+    """The study's generators trained on all sets, on one (or one image type) at a time, and without text."""
     given = results.study.get("generators") or {}
     plain = {name: each for name, each in given.items() if not (each.get("images") or each.get("checkpoint"))}
     unconditional = [name for name, each in plain.items() if each.get("unconditional")]
     every = [name for name, each in plain.items() if each.get("train_on", "all") == "all"]
-    single = [name for name, each in plain.items() if each.get("train_on") == "each" and name not in unconditional]
+    single = [name for name, each in plain.items() if name not in unconditional and _apart(each.get("train_on"))]
     return every, single, unconditional
+
+
+def _apart(train_on: Any) -> bool:
+    return train_on == "each" or isinstance(train_on, dict)
+
+
+def strong(results: Results, names: list[str], verdict: str) -> str:
+    """A verdict on generators, weakened where few of each were trained: one supports no claim."""
+    given, seeds = results.study.get("generators") or {}, results.study.get("seeds", 1)
+    counts = [given[name].get("seeds", "all") for name in names]
+    least = min(int(seeds) if count == "all" else int(count) for count in counts)
+    if verdict == UNTESTED or least >= PROVISIONAL:
+        return verdict
+    return "undecided: one generator of each was trained" if least == 1 else f"{verdict}, provisional"
 
 
 def generalist(results: Results) -> Claim:
@@ -89,7 +105,7 @@ def generalist(results: Results) -> Claim:
     text = f"{told(words)} (Fréchet: {'; '.join(texts)})" if words else DASH
     if len(spaces) < 2:
         return Claim(claim, rule, text, "undecided: one feature space")
-    return Claim(claim, rule, text, over_sets(words))
+    return Claim(claim, rule, text, strong(results, [every[0], single[0]], over_sets(words)))
 
 
 def _values(table: pd.DataFrame, dataset: str, generator: str) -> dict[str, tuple[float, float, float]]:
@@ -134,7 +150,7 @@ def distinct(results: Results) -> Claim:
     rows = records(results.pooled("audit", "excess_copies"))
     if not rows:
         return Claim(claim, rule, DASH, f"{UNTESTED}: no audit")
-    most = max(rows, key=lambda row: float(row["value"]))
+    most = max(rows, key=worst_first)
     high = percent(_or(most["high"], most["value"]))
     text = f"at most {percent(max(most['value'], 0))} ({most['dataset']}, interval to {high})"
     power = results.pooled("audit", "tile_max_power", "planted=exact")["value"].min()
@@ -159,8 +175,8 @@ def scarce(results: Results) -> Claim:
 
 
 def _helped(row: dict[str, Any]) -> str:
-    """Only what may be claimed, and beside a placebo, decides."""
-    if not row["claim"] or not row["beats_placebos"]:
+    """Only what may be claimed decides, and help only beside a placebo."""
+    if not row["claim"] or (row["verdict"] == "helped" and not row["beats_placebos"]):
         return "undecided"
     words = {"helped": "supported", "harmed": "contradicted", "equivalent": "contradicted"}
     return words.get(str(row["verdict"]), "undecided")
@@ -177,11 +193,14 @@ def double(results: Results) -> Claim:
         text = "; ".join(f"{row['dataset']} {number(row['difference'], sign=True)}" for row in rows)
         rule = "no worse than real_double: a tie within the margin, or better"
         return Claim(claim, rule, f"{told(words)} ({text})", over_sets(words))
-    found = {str(row["dataset"]): (multiplier_of(results, row), multiplier_rows_of(results, row))
-             for row in records(headline(results))}  # fmt: skip
-    words = {name: _twice(*rows) for name, (text, rows) in found.items() if text and not absent(rows[0].get("low"))}
-    text = "; ".join(f"{name} {value} times" for name, (value, _) in found.items() if value)
-    rule = "the multiplier's interval lies above 1 and holds 2 or more"
+    words, texts = {}, []
+    for row in records(headline(results)):
+        value, flags = multiplier_rows_of(results, row)
+        texts += [f"{row['dataset']} {text} times"] if (text := multiplier_of(results, row)) else []
+        if text and not absent(value.get("low")):
+            words[str(row["dataset"])] = _twice(value, flags, row["beats_placebos"] == "yes")
+    text = "; ".join(texts)
+    rule = "the multiplier's interval lies above 1 and holds 2 or more, and every placebo is beaten"
     return Claim(claim, rule, f"{told(words)} ({text})" if words else DASH, over_sets(words))
 
 
@@ -192,11 +211,11 @@ def _as_double(row: dict[str, Any]) -> str:
     return {"helped": "supported", "harmed": "contradicted"}.get(str(row["verdict"]), "undecided")
 
 
-def _twice(value: dict[str, float], flags: dict[str, float]) -> str:
-    """Censored ends are open."""
+def _twice(value: dict[str, float], flags: dict[str, float], beaten: bool) -> str:
+    """Censored ends are open; what a placebo brings too is no worth of synthetic images."""
     low = 0.0 if flags.get("low") == -1 else float(value["low"])
     high = float("inf") if flags.get("high") == 1 else float(value["high"])
-    return "contradicted" if high < 2 else "supported" if low > 1 else "undecided"
+    return "contradicted" if high < 2 else "supported" if low > 1 and beaten else "undecided"
 
 
 def compute(results: Results) -> Claim:
@@ -228,7 +247,11 @@ def memorising(results: Results) -> Claim:
     others = [*single[:1], *unconditional[:1]]
     if not every or not others:
         return Claim(claim, rule, DASH, f"{UNTESTED}: it needs a generalist beside specialists or no text")
-    rows = pd.concat([results.pooled("audit", "excess_copies"), results.pooled("membership", "membership_auroc")])
+    told_apart, void = results.pooled("membership", "membership_auroc"), results.pooled("membership", "membership_void")
+    own = ["dataset", "generator", "exposure", "variant"]
+    void = void[void["value"] > 0][own].drop_duplicates().assign(void=True)
+    told_apart = told_apart.merge(void, on=own, how="left")  # groups that differ by themselves say nothing
+    rows = pd.concat([results.pooled("audit", "excess_copies"), told_apart[told_apart["void"].isna()]])
     rows = rows[(rows["variant"] == "") & (rows["exposure"] == "full")]
     bounds: Callable[[str], dict[tuple[str, str], tuple[float, float]]] = lambda name: {  # noqa: E731
         (str(row["dataset"]), str(row["metric"])): (float(row["low"]), float(row["high"]))
@@ -242,4 +265,4 @@ def memorising(results: Results) -> Claim:
                 found.setdefault(f"{key[0]} ({other})", set()).add("less" if less else "more" if more else "")
     words = {name: "contradicted" if "more" in each else "supported" if "less" in each else "undecided"
              for name, each in found.items()}  # fmt: skip
-    return Claim(claim, rule, told(words) if words else DASH, over_sets(words))
+    return Claim(claim, rule, told(words) if words else DASH, strong(results, [every[0], *others], over_sets(words)))

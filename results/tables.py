@@ -125,15 +125,22 @@ RANKED = (
     "frechet", "kernel", "precision", "recall", "density", "coverage", "ms_ssim", "vendi", "label_c", "two_sample_a",
 )  # fmt: skip  # beginnings of measures of which one generator can be called best
 AUDITED = ("excess_copies", "copies_called", "tile_max_level", "tile_max_excess_copies", "bank_share", "bank_p",
-           "membership_auroc", "membership_calibrated_auroc", "membership_blind_auroc", "membership_epsilon",
-           "dp_epsilon", "dp_delta")  # fmt: skip
+           "membership_auroc", "membership_calibrated_auroc", "membership_blind_auroc", "membership_void",
+           "membership_epsilon", "membership_epsilon_most", "dp_epsilon", "dp_delta")  # fmt: skip
 AUDIT_KEYS = ["dataset", "generator", "exposure", "budget", "variant"]
 
 
 def privacy(results: Results) -> pd.DataFrame:
     """The audit: excess copies, called by both controls or by the query control alone, its level, the bank control,
-    and membership beside what one tells who never saw the generator."""
+    and membership beside what one tells who never saw the generator: it is void where the groups differ without it."""
     wide = widened(_audited(results, "all"), AUDIT_KEYS, AUDITED, ("n",)).rename(columns={"n": "images"})
+    wide = wide.drop(columns=[f"membership_void{end}" for end in ("_low", "_high")], errors="ignore")
+    wide["membership_void"] = (
+        wide["membership_void"]
+        .map({0.0: "no"})
+        .where(wide["membership_void"] <= 0, "yes")
+        .where(wide["membership_void"].notna())
+    )
     wide = with_holes(wide, results.failed, "audit")
     wide.attrs["best"] = [Comparison("excess_copies", ["dataset"], True)]
     return wide
@@ -235,12 +242,13 @@ def datasets(results: Results) -> pd.DataFrame:
 def costs(results: Results) -> pd.DataFrame:
     """Time, memory and speed of every stage and generator; images: those that training saw. Energy is not metered."""
     names = ["stage", "generator", "device", "cells", "total_seconds", "cpu_seconds", "mean_seconds",
-             "images_per_second", "peak_memory_mb"]  # fmt: skip
+             "images_per_second", "peak_memory_mb", "gpu_memory_mb"]  # fmt: skip
     table = results.costs
     if table.empty:
         return pd.DataFrame(columns=names)
     filled = table.assign(**{name: table[name].fillna("") for name in ("stage", "generator", "device")})
-    filled = filled.assign(**{name: filled.get(name, float("nan")) for name in ("images", "cpu_seconds")})
+    optional = ("images", "cpu_seconds", "gpu_memory_mb")
+    filled = filled.assign(**{name: filled.get(name, float("nan")) for name in optional})
     grouped = filled.groupby(["stage", "generator", "device"], sort=True)
     summed = grouped.agg(
         cells=("cell", "nunique"),
@@ -249,6 +257,7 @@ def costs(results: Results) -> pd.DataFrame:
         mean_seconds=("seconds", "mean"),
         images=("images", lambda values: values.sum(min_count=1)),
         peak_memory_mb=("peak_memory_mb", "max"),
+        gpu_memory_mb=("gpu_memory_mb", "max"),
     ).reset_index()
     return summed.assign(images_per_second=summed["images"] / summed["total_seconds"])[names]
 

@@ -174,8 +174,7 @@ LOOKS = {  # Okabe and Ito's palette, which colour-blind readers can tell apart;
 PLACEBOS = ("class_mean", "copies", "mixup")
 SPARE = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LINES = ("-", "--", ":", "-.")
-
+LINES: Any = ("-", "--", ":", "-.", (0, (5, 1)), (0, (9, 3)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 2, 2)))
 RC: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#8a9099",
@@ -186,7 +185,7 @@ RC: Any = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
-    "axes.titlesize": 11,
+    "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "figure.dpi": 100,
     "figure.facecolor": "white",
@@ -306,7 +305,7 @@ def headline(results: Results) -> pd.DataFrame:
     return pd.concat([named, rest], ignore_index=True) if len(rest) else named.reset_index(drop=True)
 
 
-def line_styles(results: Results, table: pd.DataFrame) -> dict[tuple[Any, ...], str]:
+def line_styles(results: Results, table: pd.DataFrame) -> dict[tuple[Any, ...], Any]:
     """A dash pattern a (generator, exposure, ratio); solid is the study's first generator, full exposure."""
     mine = table[(table["generator"] != "") & ~table["generator"].isin(PLACEBOS)]
     keys = set(mine[["generator", "exposure", "ratio"]].itertuples(index=False, name=None))

@@ -133,7 +133,7 @@ HEADINGS = {
     "two_sample_smallest": "two-sample accuracy noticed from", "probe_alignment": "share of a real probe in its span",
     "tile_max_power": "tile-max", "mirrored_power": "mirrored", "smoothed_power": "smoothed",
     "zoomed_power": "zoomed", "blended_power": "halves of a blend", "moved_power": "moved",
-    "adaptive_power": "adaptive ratio",
+    "adaptive_power": "adaptive ratio", "second_ratio_power": "nearest over second nearest",
     "patch_power": "patch", "embedding_power": "embedding", "round_trip_power": "decoded bank",
     "excess_copies": "excess copies", "copies_called": "called by both controls",
     "tile_max_level": "level of the query control", "tile_max_excess_copies": "excess by the query control alone",
@@ -141,7 +141,7 @@ HEADINGS = {
     "membership_auroc": "membership AUROC", "membership_blind_auroc": "the same, generator unseen",
     "membership_calibrated_auroc": "the same, calibrated by a reference model",
     "membership_epsilon": "empirical epsilon, at least", "dp_epsilon": "epsilon promised", "dp_delta": "delta promised",
-    "most": "found best by",
+    "membership_epsilon_most": "that could be told, at most", "membership_void": "void", "most": "found best by",
 }  # fmt: skip
 PERCENT = ("flagged", "power", "excess_copies", "share", "level", "budget", "bank_share", "copies_called")
 LATEX = {

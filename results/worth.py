@@ -11,8 +11,9 @@ from scipy import stats
 from results.claims import lower_is_better
 from results.pooling import SETTING, Load, Row, Setting, combine, counterpart, generators_of, images, settings
 from results.statistics import Estimate, Floats, Jackknives, averaging, difference_interval, holm, patient_covariance
-from results.tidy import PLACEBOS, Results
+from results.tidy import PLACEBOS, Results, main_arm
 
+Trained = Mapping[str, int] | None  # how often each generator was trained, where less than seeds
 POINTS = 241  # of the grid over log m that the interval is read from
 
 
@@ -68,7 +69,7 @@ def invert(score: float, log_budgets: Floats, curve: Floats) -> tuple[float, int
 
 
 def multiplier(
-    arm: Setting, curve: list[Setting], jackknives: Jackknives, generators: Mapping[str, int] | None = None
+    arm: Setting, curve: list[Setting], jackknives: Jackknives, generators: Trained = None
 ) -> Multiplier | None:
     """The arm's score read off the real-only curve (ascending budgets); None without two budgets.
 
@@ -89,7 +90,7 @@ def multiplier(
     spot, censored = invert(float(thetas[0].mean()), sizes, fit @ np.array([level.value for level in known]))
     grid = np.linspace(sizes[0], sizes[-1], POINTS)
     inside = [_agrees(np.append(1.0, -(at(x, sizes) @ fit)), thetas, covariance) for x in grid]
-    ends = _ends(grid, np.array(inside), spot, censored)
+    ends = open_ends(grid, np.array(inside), spot, censored)
     m = np.exp(np.array([spot, ends[0], ends[1]])) / own
     return Multiplier(float(m[0]), float(m[1]), float(m[2]), censored, ends[2], ends[3])
 
@@ -113,7 +114,7 @@ def _weights(levels: list[Estimate]) -> Floats:
 
 
 def _joint(
-    parts: list[Setting], seeds: list[int], jackknives: Jackknives, generators: Mapping[str, int] | None
+    parts: list[Setting], seeds: list[int], jackknives: Jackknives, generators: Trained
 ) -> tuple[Floats, Floats]:
     """Scores [parts, S], covariance [parts, S, parts, S]; averaged over each generator's seeds."""
     scores = [[jackknives(part.cells[seed], "auroc") for seed in seeds] for part in parts]
@@ -130,17 +131,16 @@ def _agrees(weights: Floats, thetas: Floats, covariance: Floats) -> bool:
     return bool(gap.low <= 0 <= gap.high)
 
 
-def _ends(grid: Floats, inside: npt.NDArray[np.bool_], spot: float, censored: int) -> tuple[float, float, int, int]:
+def open_ends(grid: Floats, inside: npt.NDArray[np.bool_], spot: float, censored: int) -> tuple[float, float, int, int]:
     """Interval in log b and its censoring; where nothing agrees it is the point."""
     if not inside.any():
         return spot, spot, censored, censored
     low, high = float(grid[inside][0]), float(grid[inside][-1])
-    return min(low, spot), max(high, spot), -1 if inside[0] else 0, 1 if inside[-1] or censored == 1 else 0
+    below, above = inside[0] or censored == -1, inside[-1] or censored == 1  # as open as the point is
+    return min(low, spot), max(high, spot), -1 if below else 0, 1 if above else 0
 
 
-def multiplier_rows(
-    cells: pd.DataFrame, load: Load | Jackknives, generators: Mapping[str, int] | None = None
-) -> list[Row]:
+def multiplier_rows(cells: pd.DataFrame, load: Load | Jackknives, generators: Trained = None) -> list[Row]:
     """Per-seed AUROC rows -> `data_multiplier` rows, and `data_multiplier_censored`: 1 where the number beside it is a
     lower bound, -1 where it is an upper one, else 0."""
     jackknives, rows = load if isinstance(load, Jackknives) else Jackknives(load), []
@@ -170,9 +170,7 @@ DOSED = ("augmented", "pretrained", "synthetic")
 DOUBLE = 2.0  # times the real data, of the converse
 
 
-def dose_rows(
-    cells: pd.DataFrame, load: Load | Jackknives, worth: list[Row], generators: Mapping[str, int] | None = None
-) -> list[Row]:
+def dose_rows(cells: pd.DataFrame, load: Load | Jackknives, worth: list[Row], generators: Trained = None) -> list[Row]:
     """Per-seed AUROC rows -> `best_share`, `best_ratio` (each with `_place`) and `ratio_for_double` of each sweep.
 
     A sweep: settings that differ in share or ratio alone; a share of 0 is the real images. low and high: the doses
@@ -203,7 +201,7 @@ def _sweeps(found: list[Setting], dose: str) -> list[list[Setting]]:
     return [[real, *sweep] if real else sweep for real, sweep in zip(zero, sweeps, strict=True)]
 
 
-def _best(sweep: list[Setting], dose: str, jackknives: Jackknives, generators: Mapping[str, int] | None) -> list[Row]:
+def _best(sweep: list[Setting], dose: str, jackknives: Jackknives, generators: Trained) -> list[Row]:
     """The dose with the highest mean score, and those that do as well."""
     seeds = sorted(set.intersection(*(set(each.cells) for each in sweep)))
     if len(seeds) < 2:
@@ -244,8 +242,7 @@ def _key(row: Mapping[str, object]) -> tuple[str, ...]:
 
 RESAMPLES = 1000
 MEASURES = ("frechet", "kernel", "precision", "recall", "density", "coverage", "vendi", "ms_ssim", "label_consistency",
-            "two_sample_auroc", "probe_alignment",
-            "authentic_difference")  # fmt: skip
+            "two_sample_auroc", "probe_alignment", "authentic_difference")  # fmt: skip
 FACTORS = ["generator", "exposure", "variant"]
 
 
@@ -253,21 +250,22 @@ def measured_gains(results: Results) -> pd.DataFrame:
     """measure, dataset, generator, exposure, variant, value, gain, validation: every measure beside what its own images
     gained on test, and the mean validation AUROC that they led to."""
     claims, table = results.claims, results.table
-    columns = ["measure", "dataset", "generator", "exposure", "variant", "value", "gain", "validation"]
+    keys = ["dataset", "generator", "exposure", "variant"]
+    columns = ["measure", *keys, "value", "gain", "validation"]
     if claims.empty:
         return pd.DataFrame(columns=columns)
-    gains = claims[(claims["arm"] == "augmented") & (claims["against"] == "real") & ~claims["generator"].isin(PLACEBOS)]
-    gains = gains[(gains["backbone"] == results.backbone) & (gains["budget"] == gains["budget"].min())]
-    keys = ["dataset", "generator", "exposure", "variant"]
-    gains = gains.drop_duplicates(keys)[[*keys, "difference", "budget", "ratio", "share"]]
-    judged = table[(table["metric"] == "validation_auroc") & (table["arm"] == "augmented")]
+    gains = claims[(claims["against"] == "real") & ~claims["generator"].isin(PLACEBOS)]
+    arm = main_arm(gains["arm"])
+    gains = gains[(gains["arm"] == arm) & (gains["backbone"] == results.backbone)]
+    gains = gains[gains["budget"] == gains["budget"].min()]
     same = [*keys, "budget", "ratio", "share"]
+    gains = gains.drop_duplicates(keys)[[*same, "difference"]].rename(columns={"difference": "gain"})
+    judged = table[(table["metric"] == "validation_auroc") & (table["arm"] == arm)]
     seeds = judged[judged["backbone"] == results.backbone].groupby(same, as_index=False)
     gains = gains.merge(seeds.agg(validation=("value", "mean")), on=same, how="left")
-    gains = gains[[*keys, "difference", "validation"]]
     kept = table[table["seed"].isna() & (table["group"] == "all") & table["stage"].isin(["fidelity", "audit"])]
     kept = kept[kept["metric"].str.startswith(MEASURES)].drop_duplicates([*keys, "metric"])
-    pairs = kept.merge(gains, on=keys).rename(columns={"metric": "measure", "difference": "gain"})
+    pairs = kept.merge(gains, on=keys, suffixes=("", "_of_gain")).rename(columns={"metric": "measure"})
     pairs = pairs.dropna(subset=["value", "gain"])
     enough = pairs.groupby("measure")["gain"].transform("size") >= 4
     return pairs.loc[enough, columns].sort_values(["measure", *keys], ignore_index=True)
@@ -291,12 +289,15 @@ def predictors_table(results: Results) -> pd.DataFrame:
     up); within: the same of ranks inside each set that has two or more; p: of it, gains permuted inside sets (of rho
     where each set has one), with Holm over measures; regret: test AUROC lost on average where a set's generator is
     chosen by this measure instead of by validation AUROC, under one exposure (sets with two generators or more).
+    may_guide: whether p_holm is under 5 % and the correlation has the sign that it should.
     """
     pairs = measured_gains(results)
     rows = [_predicts(str(measure), part) for measure, part in pairs.groupby("measure")]
-    columns = ["measure", "rho", "rho_low", "rho_high", "within", "p", "p_holm", "regret", "pairs", "sets"]
+    columns = ["measure", "rho", "rho_low", "rho_high", "within", "p", "p_holm", "may_guide", "regret", "pairs", "sets"]
     table = pd.DataFrame(rows, columns=columns)
-    return table.assign(p_holm=holm(table["p"].to_numpy(dtype=np.float64))) if len(table) else table
+    right = table["within"].fillna(table["rho"]) * [-1 if lower_is_better(name) else 1 for name in table["measure"]] > 0
+    table["p_holm"] = holm(table["p"].to_numpy(dtype=np.float64))
+    return table.assign(may_guide=np.where((table["p_holm"] < 0.05) & right, "yes", "no"))
 
 
 def _predicts(measure: str, pairs: pd.DataFrame) -> Row:
@@ -345,5 +346,5 @@ def _both_resampled(pairs: pd.DataFrame, rng: np.random.Generator) -> tuple[floa
         rows = np.repeat(np.arange(len(pairs)), times[0][sets] * times[1][kinds])
         drawn.append(_rho(values[rows], gains[rows]))
     known = np.array(drawn)[np.isfinite(drawn)]
-    low, high = np.percentile(known, [2.5, 97.5]) if len(known) >= RESAMPLES // 10 else (float("nan"), float("nan"))
-    return float(low), float(high)
+    low, high = np.percentile(known, [2.5, 97.5]).tolist() if len(known) >= RESAMPLES // 10 else [float("nan")] * 2
+    return low, high

@@ -13,11 +13,11 @@ VERSIONS: dict[str, int] = {
     "autoencoder": 3,
     "train": 3,
     "synthesize": 3,
-    "features": 1,
+    "features": 2,
     "classify": 3,
-    "fidelity": 6,
-    "audit": 8,
-    "membership": 2,
+    "fidelity": 7,
+    "audit": 9,
+    "membership": 3,
 }
 
 

@@ -1,7 +1,6 @@
 """The privacy audit of one synthetic set, of its generator (membership), of any folders, of the classifiers."""
 
 import csv
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -48,10 +47,13 @@ def run_audit(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     with np.load(inputs["bank"] / "features.npz", allow_pickle=False) as arrays:
         place = np.searchsorted(arrays["kept_rows"], seen)  # kept rows ascend
         known = (arrays["kept"][place], arrays["heldout"])
+    with np.load(inputs["features"] / "features.npz", allow_pickle=False) as arrays:
+        there = np.isin(some, arrays["synthetic_rows"]).all()
+        mine = arrays["synthetic"][np.searchsorted(arrays["synthetic_rows"], some)] if there else None
     own, stride = bank(seen), config["stride"]
     looks = thumbnails(own.images)
     result = audit(drawn.images[some], own, bank(prepared.heldout), stride=stride, embed=embedded, looks=looks,
-                   trip=trip, known=known)  # fmt: skip
+                   trip=trip, known=known, own=mine)  # fmt: skip
     names = [f"{drawn.seeds[i]}" for i in some]
     labels = [label_name(prepared.card, drawn.labels[i]) for i in some]
     inside = np.isin(seen, prepared.members) if config["budget"] is None else np.ones(len(seen), bool)
@@ -147,22 +149,22 @@ def run_membership(config: Record, inputs: dict[str, Path], folder: Path) -> Non
     with np.load(inputs["bank"] / "features.npz", allow_pickle=False) as arrays:
         features = arrays["kept"][np.searchsorted(arrays["kept_rows"], seen)], arrays["heldout"]
     patients = [[prepared.patients[i] for i in which] for which in rows.values()]
-    delta = json.loads((inputs["train"] / "loss.json").read_text()).get("dp_delta", 0.0)
+    delta = config.get("delta", 0.0)  # the study's promise: all its generators are measured alike
     how: Record = {"delta": delta, "confidence": 0.999 if delta else 0.95, "coin": config["budget"] is None}
-    found = _told("membership", scores["members"], scores["others"], *patients, **how)
+    found = told("membership", scores["members"], scores["others"], *patients, **how)
     if "reference" in models:
         pair = scores["members_calibrated"], scores["others_calibrated"]
-        found += _told("membership_calibrated", *pair, *patients, **how)
-    write_json(folder / "rows.json", found + _blind(*features, *patients))
+        found += told("membership_calibrated", *pair, *patients, **how)
+    write_json(folder / "rows.json", found + blind(*features, *patients))
 
 
-def _told(
+def told(
     name: str, members: NDArray[Any], others: NDArray[Any], patients: list[str], other_patients: list[str], *,
     delta: float = 0.0, confidence: float = 0.95, coin: bool = True,
 ) -> list[Record]:  # fmt: skip
-    """AUROC, what can be found at fixed false-positive rates, and epsilon's lower bound, beside a promise of one with
-    99.9 % confidence; that is missing where no coin made the members."""
-    from privacy.membership import empirical_epsilon, membership_auroc, true_positive_rate
+    """AUROC, what can be found at fixed false-positive rates, epsilon's lower bound (beside a promise with 99.9 %
+    confidence) and the greatest that it could be; both are missing where no coin made the members."""
+    from privacy.membership import empirical_epsilon, greatest_epsilon, membership_auroc, true_positive_rate
 
     n, given = len(members) + len(others), (members, others, patients, other_patients)
     found = [(f"{name}_auroc", "all", membership_auroc(*given))]
@@ -173,56 +175,25 @@ def _told(
         {"metric": metric, "group": group, "value": value, "low": low, "high": high, "n": n}
         for metric, group, (value, low, high) in found
     ]
-    epsilon = empirical_epsilon(*given, GUESSES, confidence, delta) if coin else float("nan")
-    return [*rows, {"metric": f"{name}_epsilon", "value": epsilon, "n": n}]
+    if coin:
+        people = len(set(patients)) + len(set(other_patients))
+        bounds = {"epsilon": empirical_epsilon(*given, GUESSES, confidence, delta),
+                  "epsilon_most": greatest_epsilon(people, GUESSES, confidence, delta)}  # fmt: skip
+        rows += [{"metric": f"{name}_{metric}", "value": value, "n": n} for metric, value in bounds.items()]
+    return rows
 
 
-def _blind(members: NDArray[Any], others: NDArray[Any], patients: list[str], other_patients: list[str]) -> list[Record]:
+def blind(
+    members: NDArray[Any], others: NDArray[Any], patients: list[str], other_patients: list[str],
+    *, name: str = "membership",
+) -> list[Record]:  # fmt: skip
     """The blind baseline; void: the two groups can be told apart without the generator."""
     from privacy.membership import blind_auroc
 
     value, p = blind_auroc(members, others, patients, other_patients)
     rows = {"blind_auroc": value, "blind_p": p, "void": p <= 0.05 if p == p else p}
     n = len(members) + len(others)
-    return [{"metric": f"membership_{name}", "value": float(number), "n": n} for name, number in rows.items()]
-
-
-def attacked_rows(
-    prepared: split.Prepared, probabilities: dict[int, NDArray[Any]], used: dict[int, NDArray[np.int64]]
-) -> dict[int, list[Record]]:
-    """The attack on one arm's classifiers: seed -> tidy rows of `classifier_membership_*`.
-
-    probabilities: of prepared.pool, by seed; used: rows of train that the classifier of this seed, or the generator
-    behind its images, saw. The score is the negative loss and, calibrated, how far it lies below the mean loss of the
-    other seeds' classifiers that did not see the image, where every image has one.
-    """
-    from privacy.membership import calibrated
-
-    pool, labels = prepared.pool, prepared.train.labels[prepared.pool]
-    seeds = sorted(probabilities)
-    losses = np.stack([_losses(labels, probabilities[seed]) for seed in seeds])
-    inside = np.stack([np.isin(pool, used[seed]) for seed in seeds])
-    patients = np.array([prepared.patients[i] for i in pool])
-    out = ~np.isin(pool, prepared.members)
-    found: dict[int, list[Record]] = {}
-    for place, seed in enumerate(seeds):
-        scores = {"": -losses[place], "_calibrated": calibrated(losses, inside, place)}
-        found[seed] = []
-        for name, values in scores.items():
-            one, two = inside[place] & np.isfinite(values), out & np.isfinite(values)
-            if one.sum() < 2 or two.sum() < 2:
-                continue
-            given = (values[one], values[two], patients[one].tolist(), patients[two].tolist())
-            found[seed] += [{"group": "all"} | row for row in _told(f"classifier_membership{name}", *given)]
-    return found
-
-
-def _losses(labels: NDArray[Any], probabilities: NDArray[Any]) -> NDArray[np.float64]:
-    """Cross-entropy of each image in nats; of multi-label ones the sum over labels."""
-    p = np.clip(probabilities, 1e-12, 1 - 1e-12)
-    if labels.ndim == 2:
-        return np.asarray(-np.where(labels > 0, np.log(p), np.log1p(-p)).sum(1))
-    return np.asarray(-np.log(p[np.arange(len(labels)), labels]))
+    return [{"metric": f"{name}_{metric}", "value": float(number), "n": n} for metric, number in rows.items()]
 
 
 def audit_folders(

@@ -1,6 +1,7 @@
 """Train one classifier on one arm and keep its probabilities for every validation and test image."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from benchmark.cache import Record, write_json
 from benchmark.splits import budget_rows, entry_budgets, mixture
 from benchmark.stages import device, split, synthesize
+from benchmark.stages.audit import blind, told
 
 
 def run_classify(config: Record, inputs: dict[str, Path], folder: Path) -> None:
@@ -106,3 +108,55 @@ def read_classifier(folder: Path, classes: int) -> Any:
     model = _model(config, classes)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.to(device()).eval()
+
+
+def attacked_rows(
+    prepared: split.Prepared, probabilities: dict[int, NDArray[Any]], used: dict[int, NDArray[np.int64]],
+    bank: Path | None = None,
+) -> dict[int, list[Record]]:  # fmt: skip
+    """The attack on one arm's classifiers: seed -> tidy rows of `classifier_membership_*`.
+
+    probabilities: of prepared.pool, by seed; used: rows of train that the classifier of this seed, or the generator
+    behind its images, saw; bank: the cell with the features of real images, for the blind baseline. The score is the
+    negative loss and, calibrated, how far it lies below the mean loss of the other seeds' classifiers that did not see
+    the image, where every image has one.
+    """
+    from privacy.membership import calibrated
+
+    pool, labels = prepared.pool, prepared.train.labels[prepared.pool]
+    seeds = sorted(probabilities)
+    losses = np.stack([_losses(labels, probabilities[seed]) for seed in seeds])
+    inside = np.stack([np.isin(pool, used[seed]) for seed in seeds])
+    patients = np.array([prepared.patients[i] for i in pool])
+    out = ~np.isin(pool, prepared.members)
+    found: dict[int, list[Record]] = {}
+    for place, seed in enumerate(seeds):
+        scores = {"": -losses[place], "_calibrated": calibrated(losses, inside, place)}
+        found[seed] = []
+        for name, values in scores.items():
+            one, two = inside[place] & np.isfinite(values), out & np.isfinite(values)
+            if one.sum() < 2 or two.sum() < 2:
+                continue
+            given = (values[one], values[two], patients[one].tolist(), patients[two].tolist())
+            coin = bool((inside[place] == np.isin(pool, prepared.members)).all())  # a budget's are a choice by class
+            found[seed] += [{"group": "all"} | row for row in told(f"classifier_membership{name}", *given, coin=coin)]
+        found[seed] += _untold(prepared, bank, inside[place].tobytes()) if bank else []
+    return found
+
+
+@lru_cache(maxsize=256)
+def _untold(prepared: split.Prepared, bank: Path, inside: bytes) -> list[Record]:
+    """The blind baseline of members, a bool for each of prepared.pool, against held-out images; arms share it."""
+    mine = prepared.pool[np.frombuffer(inside, bool)]
+    with np.load(bank / "features.npz", allow_pickle=False) as arrays:
+        features = arrays["kept"][np.searchsorted(arrays["kept_rows"], np.sort(mine))], arrays["heldout"]
+    patients = [[prepared.patients[i] for i in rows] for rows in (np.sort(mine), prepared.heldout)]
+    return [{"group": "all"} | row for row in blind(*features, *patients, name="classifier_membership")]
+
+
+def _losses(labels: NDArray[Any], probabilities: NDArray[Any]) -> NDArray[np.float64]:
+    """Cross-entropy of each image in nats; of multi-label ones the sum over labels."""
+    p = np.clip(probabilities, 1e-12, 1 - 1e-12)
+    if labels.ndim == 2:
+        return np.asarray(-np.where(labels > 0, np.log(p), np.log1p(-p)).sum(1))
+    return np.asarray(-np.log(p[np.arange(len(labels)), labels]))

@@ -78,12 +78,18 @@ def _sets(config: Record, inputs: dict[str, Path]) -> dict[str, tuple[NDArray[np
 
 
 def _controls(prepared: split.Prepared, train: NDArray[np.int64]) -> dict[str, NDArray[np.uint8]]:
-    """As many images of each control as there are train rows, from all that is kept."""
+    """An image of each control for every train row, of its class, from all that is kept."""
     codes, _ = label_codes(prepared.train.labels[prepared.kept])
     wanted = codes[np.searchsorted(prepared.kept, train)]
     counts = np.bincount(wanted, minlength=codes.max() + 1)
     images = prepared.train.images[prepared.kept]
-    return {name: make(images, codes, counts, 0)[0] for name, make in BASELINES.items()}
+    found = {}
+    for name, make in BASELINES.items():
+        made, classes = make(images, codes, counts, 0)
+        found[name] = np.empty_like(made)
+        for code in np.unique(wanted):
+            found[name][wanted == code] = made[classes == code]
+    return found
 
 
 Distance = Callable[[NDArray[Any], NDArray[Any]], float]
@@ -93,6 +99,7 @@ PAIRS = 300
 NEIGHBOURS = 5
 LEAST = 20  # images, and half as many patients, for measures that need neighbours or two halves
 MOST = 2000  # images a judge looks at
+ALIKE = 500  # images whose likeness is measured
 
 
 def run_fidelity(config: Record, inputs: dict[str, Path], folder: Path) -> None:
@@ -117,13 +124,12 @@ def run_fidelity(config: Record, inputs: dict[str, Path], folder: Path) -> None:
         if config["whole"] and name not in BASELINES and n >= LEAST and len(set(groups)) >= LEAST // 2:
             own = [str(i) for i in other] if name == "synthetic" else [prepared.patients[i] for i in train_rows[other]]
             measured += _two_sample(test[mine], features[other], groups, own)
-        if name not in BASELINES:
-            labels = synthesize.read(inputs["synthesize"]).labels if name == "synthetic" else prepared.train.labels
-            if config["whole"] and name == "synthetic":
-                measured += _probed(prepared, inputs, features[other], labels[train_rows[other]])
-            elif config["whole"] and name == "real":
-                measured += _probed(prepared, inputs, test[mine], prepared.test.labels[test_rows[mine]])
-            measured += _by_class(prepared, test, test_rows, features, labels[train_rows], patients, config["encoder"])
+        labels = synthesize.read(inputs["synthesize"]).labels if name == "synthetic" else prepared.train.labels
+        if config["whole"] and name == "synthetic":
+            measured += _probed(prepared, inputs, features[other], labels[train_rows[other]])
+        elif config["whole"] and name == "real":
+            measured += _probed(prepared, inputs, test[mine], prepared.test.labels[test_rows[mine]])
+        measured += _by_class(prepared, test, test_rows, features, labels[train_rows], patients, config["encoder"])
         rows += [row | {"generator": "" if name == "synthetic" else name} for row in measured]
     if config["whole"]:
         rows += _diversity(prepared, inputs) + _consistency(prepared, inputs)
@@ -295,24 +301,28 @@ def _alignment(prepared: split.Prepared, inputs: dict[str, Path], config: Record
 
 
 def _diversity(prepared: split.Prepared, inputs: dict[str, Path]) -> list[Record]:
-    """MS-SSIM between random pairs of one class: of the synthetic set, or of the real train images."""
-    from generators.fidelity import ms_ssim_diversity, subset_interval
-
+    """MS-SSIM between random pairs of one class: of the synthetic set, or of real train images and of each control."""
+    if min(prepared.train.images.shape[1:3]) < 11 or ("autoencoder" in inputs and "synthesize" not in inputs):
+        return []
     if "synthesize" in inputs:
         drawn = synthesize.read(inputs["synthesize"])
-        images, given, name = drawn.images, drawn.labels, ""
-        patients = [str(i) for i in range(len(images))]
-    elif "autoencoder" in inputs:
-        return []
-    else:
-        images, given, name = prepared.train.images[prepared.kept], prepared.train.labels[prepared.kept], "real"
-        patients = [prepared.patients[i] for i in prepared.kept]
-    if min(images.shape[1:3]) < 11:
-        return []
-    codes_of_all, kinds = label_codes(given)
-    some = np.sort(np.random.default_rng(0).permutation(len(images))[:500])
-    images, labels, patients = images[some], codes_of_all[some], [patients[i] for i in some]
-    rows = []
+        some = np.sort(np.random.default_rng(0).permutation(len(drawn.images))[:ALIKE])
+        return _alike(prepared, "", drawn.images[some], drawn.labels[some], [str(i) for i in some])
+    some = np.sort(np.random.default_rng(0).permutation(prepared.kept)[:ALIKE])
+    real, given = prepared.train.images[some], prepared.train.labels[some]
+    rows = _alike(prepared, "real", real, given, [prepared.patients[i] for i in some])
+    for name, images in _controls(prepared, some).items():
+        rows += _alike(prepared, name, images, given, [str(i) for i in some])
+    return rows
+
+
+def _alike(
+    prepared: split.Prepared, name: str, images: NDArray[np.uint8], given: NDArray[Any], patients: list[str]
+) -> list[Record]:
+    """MS-SSIM of one set: of all pairs of one class, and class by class."""
+    from generators.fidelity import ms_ssim_diversity, subset_interval
+
+    (labels, kinds), rows = label_codes(given), []
     for group in ("all", *np.unique(labels)):
         mine = np.flatnonzero((labels == group) | (group == "all"))
         if group != "all" and len(mine) < LEAST:

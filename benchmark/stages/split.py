@@ -14,7 +14,7 @@ from benchmark.datasets import Card, Split
 from benchmark.splits import Rows, budget_rows, entry_budgets, flip_coin, leakage, patients_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """A finished split cell: card, splits, and the rows of train that are kept, members, held out."""
 

@@ -45,6 +45,31 @@ def test_copies_are_called_and_bounded_from_below(banks: tuple[Bank, Bank]) -> N
     assert found["low"] > 0.4 and found["bank_p"] < 0.05
 
 
+def test_every_search_measures_training_and_held_out_images_alike(banks: tuple[Bank, Bank]) -> None:
+    """The gallery's pairs by patch: a fresh image is about as far from either bank, an image of one is in it."""
+    fresh = draw("phantom-microscopy", 40, 32, 3).images
+    pairs = audit(fresh, *banks).pairs
+    for kind in ("", "patch_"):
+        train, heldout = pairs[f"{kind}d_train"], pairs[f"{kind}d_heldout"]
+        assert 0.4 < train.mean() / heldout.mean() < 1.3, "nearest first by training images"
+        assert (audit(banks[1].images[:20], *banks).pairs[f"{kind}d_heldout"] == 0).all()
+
+
+def test_features_that_are_there_are_not_computed_again(banks: tuple[Bank, Bank]) -> None:
+    fresh, asked = draw("phantom-microscopy", 20, 32, 3).images, list[NDArray[np.uint8]]()
+
+    def embed(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        asked.append(images)
+        return embedded(images)
+
+    known, own = (embedded(banks[0].images), embedded(banks[1].images)), embedded(fresh)
+    given = {"stride": 1.0, "looks": thumbnails(banks[0].images), "embed": embed}
+    known_rows = whole_audit(fresh, *banks, **given, known=known, own=own).rows  # type: ignore[arg-type]
+    seen = {image.tobytes() for images in asked for image in images}
+    assert asked and not seen & {image.tobytes() for image in [*fresh, *banks[1].images]}, "planted copies alone"
+    assert known_rows == audit(fresh, *banks).rows
+
+
 def test_blur_is_near_to_everything_and_no_copy(banks: tuple[Bank, Bank]) -> None:
     fresh = draw("phantom-microscopy", 60, 32, 3).images
     blurred = gaussian_filter(fresh.astype(float), (0, 2, 2, 0)).astype(np.uint8)
@@ -58,7 +83,7 @@ def test_fresh_images_are_not_called(banks: tuple[Bank, Bank]) -> None:
     found = measured(result)
     assert found["copies_called"] <= 0.05 and found["low"] == 0 and 0.05 < found["bank_share"] < 0.95
     power = {(row["metric"], row["group"]): row["value"] for row in result.rows if row["metric"].endswith("_power")}
-    for measure in ("tile_max", "mirrored", "adaptive", "patch", "embedding"):
+    for measure in ("tile_max", "mirrored", "adaptive", "second_ratio", "patch", "embedding"):
         assert power[f"{measure}_power", "planted=exact"] == 1.0
         assert 0 <= found[f"{measure}_level"] <= 1
     assert power["mirrored_power", "planted=flipped"] == 1.0, "mirrored queries find what is flipped"

@@ -11,6 +11,8 @@ import yaml
 from safetensors.torch import save_file
 
 from benchmark.cache import BadInput
+from benchmark.stages import split
+from benchmark.stages.fidelity import _controls
 from benchmark.study import load_study
 from classifiers.backbones import create
 from classifiers.features import embed, image_text_similarity, without_head
@@ -82,6 +84,14 @@ def test_a_study_measures_in_every_space_that_it_names(tmp_path: Path, clip: Pat
         assert {"frechet_efficientnet_lite0", "frechet_real_classifier", "frechet_test_resnet"} <= names[each]
     assert {"text_alignment", "text_alignment_shuffled"} <= names[""] & names["real"]
     assert "text_alignment" not in names["round_trip"] | names["copies"]
+    assert "ms_ssim" in names[""] & names["real"] & names["copies"] & names["class_mean"] & names["mixup"]
+
+    # Controls have the class of the train image in whose place they stand, so they are measured class by class.
+    prepared = split.read(store.folder(next(cell for cell in cells if cell.stage == "split")))
+    labels = {image.tobytes(): label for image, label in zip(prepared.train.images, prepared.train.labels, strict=True)}
+    rows = np.sort(np.random.default_rng(1).permutation(prepared.kept)[:30])
+    copies = _controls(prepared, rows)["copies"]
+    assert [labels[image.tobytes()] for image in copies] == prepared.train.labels[rows].tolist()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from privacy.membership import blind_auroc, calibrated, empirical_epsilon, membership_auroc, true_positive_rate
+from privacy.membership import (
+    blind_auroc,
+    calibrated,
+    empirical_epsilon,
+    greatest_epsilon,
+    membership_auroc,
+    true_positive_rate,
+)
 
 RNG = np.random.default_rng(0)
 A, B = RNG.normal(size=(2, 200))
@@ -60,6 +67,15 @@ def test_delta_takes_its_part_of_epsilon() -> None:
     chance = 1 / (1 + np.exp(-epsilon))
     slack = max(sum(binom.pmf(v - j, r, chance) for j in range(1, i + 1)) / i for i in range(1, v + 1))
     assert binom.sf(v - 1, r, chance) + 2 * m * delta * slack == pytest.approx(0.05, abs=1e-6)
+
+
+def test_the_greatest_bound_is_that_of_right_guesses_alone() -> None:
+    scores, people = np.arange(140.0), [f"{i}" for i in range(140)]
+    for delta in (0.0, 1e-5, 1e-3):
+        leaky = empirical_epsilon(scores[70:], scores[:70], people[70:], people[:70], 100, 0.999, delta)
+        assert leaky == greatest_epsilon(140, 100, 0.999, delta)
+    assert greatest_epsilon(140, 100, 0.999, 1e-5) > 1.5, "a leak of so many patients can be seen"
+    assert greatest_epsilon(140, 100, 0.999, 1e-3) == 0.0, "beside so large a delta nothing can, which is told"
 
 
 def test_blind_baseline_sees_a_difference_of_the_groups_alone() -> None:

@@ -1,15 +1,17 @@
 """Figures that need more than one generator, readers or calibration: drawn where there is data, and with it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from classifiers.metrics import reliability
-from results.figures import FIGURES, caption, draw, heat_map, rendered, tile_gaps
+from results import curves
+from results.figures import FIGURES, caption, draw, heat_map, rendered, tile_gaps, write_figure
 from results.reader import page, reader_rows
-from results.report import render
+from results.report import _source, render
 from results.tables import TABLES
 from results.tidy import Results, frame, join, records
 from tests.results.test_reader import items, reader
@@ -65,6 +67,21 @@ def test_the_page_holds_them(rich: Results, tmp_path_factory: pytest.TempPathFac
     assert set(TABLES) == {file.stem for file in (folder / "report" / "tables").glob("*.csv")}
 
 
+def test_the_page_stays_small_where_a_study_has_many_large_pictures(results: Results, tmp_path: Path) -> None:
+    """Ten sets, three generators, 224 px of noise, which nothing compresses."""
+    rng = np.random.default_rng(0)
+    rows = [{"dataset": f"d{i}", "generator": f"g{j}", "captions": ["a picture of noise"] * 4, "seed": 0,
+             "real": rng.integers(0, 256, (4, 224, 224, 3), np.uint8), "image_type": "CT", "specialty": "radiology",
+             "synthetic": rng.integers(0, 256, (4, 224, 224, 3), np.uint8)}
+            for i in range(10) for j in range(3)]  # fmt: skip
+    figure = draw("sample_grid", replace(results, samples=rows))
+    assert figure is not None
+    write_figure(figure, tmp_path, "sample_grid", "augury figure", "noise")
+    source = _source(tmp_path, "sample_grid", dense=True)
+    assert (tmp_path / "sample_grid.png").stat().st_size > 15_000_000, "what a page may hold"
+    assert source.startswith("data:image/jpeg") and len(source) < 6_000_000
+
+
 def test_the_heat_map_is_dark_where_two_pictures_agree() -> None:
     rng = np.random.default_rng(0)
     one = rng.integers(0, 100, (32, 32, 3), dtype=np.uint8)
@@ -73,6 +90,31 @@ def test_the_heat_map_is_dark_where_two_pictures_agree() -> None:
     heat = heat_map(one, tile_gaps(one, two)).astype(int)
     assert heat.shape == (32, 32, 3) and heat[:8, :8].mean() > heat[8:, 8:].mean() + 60
     assert np.ptp(heat_map(one, tile_gaps(one, one))[..., 0] - 0.35 * one.mean(axis=2)) < 3
+
+
+def test_a_sweep_of_sampling_is_drawn_with_a_line_for_each_number_of_steps(rich: Results) -> None:
+    rows = [{"stage": "fidelity", "dataset": rich.names[0], "generator": "generalist", "exposure": "full",
+             "group": "all", "metric": f"{metric}_x", "variant": variant, "value": value + place}
+            for metric, value in (("frechet", 100.0), ("recall", 0.1))
+            for place, variant in enumerate(("", "guidance=1", "guidance=5", "steps=5", "guidance=1;steps=5",
+                                             "phrasing=unseen"))]  # fmt: skip
+    study = rich.study | {"sampling": {"guidance": [2, 1, 5], "steps": [15, 5]}}
+    figure = draw("sweep", replace(rich, table=frame(rows), study=study))
+    assert figure is not None
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 1]
+    assert [list(line.get_xdata()) for line in lines] == [[4.1, 3.1], [1.1, 0.1, 2.1]], "by guidance, at 5 and 15 steps"
+
+
+def test_changes_of_another_generator_are_lines_of_their_own(rich: Results) -> None:
+    given = rich.study["generators"]["generalist"]
+    kinds: dict[str, dict[str, object]] = {"generalist": {}, "ten": {"caption_noise": 0.1}, "few": {"data_share": 0.25}}
+    kinds |= {f"few-{noise}": {"data_share": 0.25, "caption_noise": noise} for noise in (0.1, 0.2)}
+    study = rich.study | {"generators": {name: given | {"data_share": 1.0, "caption_noise": 0.0} | each
+                                         for name, each in kinds.items()}}  # fmt: skip
+    assert curves._ablated(replace(rich, study=study)) == {
+        "caption_noise": [[("generalist", 0.0), ("ten", 0.1)], [("few", 0.0), ("few-0.1", 0.1), ("few-0.2", 0.2)]],
+        "data_share": [[("few", 0.25), ("generalist", 1.0)]],
+    }
 
 
 def test_the_price_of_a_filter_is_drawn_for_a_sweep_of_it(rich: Results) -> None:

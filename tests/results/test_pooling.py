@@ -10,7 +10,7 @@ from results.claims import contrasts, replicates
 from results.pooling import inside, never_certain, pool_seeds, pool_sets, pooled_rows
 from results.statistics import jackknife
 from results.tidy import Results, frame
-from results.worth import at, invert, isotonic_blocks, multiplier_rows
+from results.worth import at, invert, isotonic_blocks, multiplier_rows, open_ends
 
 
 def cells_of(scores: dict[tuple[str, str, float], float], seeds: int = 5) -> tuple[pd.DataFrame, Any]:
@@ -82,6 +82,14 @@ def test_isotonic_fit_and_its_inverse() -> None:
     spot, censored = invert(0.7, x, fit)
     assert at(spot, x) @ fit == pytest.approx(0.7) and censored == 0
     assert invert(0.95, x, fit) == (x[-1], 1) and invert(0.4, x, fit) == (x[0], -1)
+
+
+def test_an_interval_is_open_where_its_point_is() -> None:
+    grid = np.array([0.0, 1.0, 2.0, 3.0])
+    later = np.array([False, False, True, True])  # at few seeds the curve may agree later than where it starts
+    assert open_ends(grid, later, 0.0, -1) == (0.0, 3.0, -1, 1)
+    assert open_ends(grid, ~later, 3.0, 1) == (0.0, 3.0, -1, 1)
+    assert open_ends(grid, np.array([False, True, True, False]), 1.5, 0) == (1.0, 2.0, 0, 0)
 
 
 def test_twice_the_data_is_a_multiplier_of_two() -> None:

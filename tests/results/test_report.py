@@ -146,7 +146,10 @@ def test_exposure_is_told(results: Results) -> None:
         exposure="budget", claim=False, family=""
     )
     claims = pd.concat([mine, limited])
-    assert "limited to the classifier's own 27 the gain was" in answers(dataclasses.replace(results, claims=claims))[3]
+    assert (
+        "limited to the classifier's own 27 images the gain was"
+        in answers(dataclasses.replace(results, claims=claims))[3]
+    )
 
 
 def test_one_seed_has_the_patients_interval_and_says_so(results: Results) -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from results import answers, cautions, rules
+from results.figures import caption, draw
 from results.tidy import Results, frame
 from results.worth import predictors_table
 
@@ -16,7 +17,8 @@ GENERATORS = {"all": {"train_on": "all", "images_seen": 100}, "own": {"train_on"
 
 def made(results: Results, rows: list[dict[str, Any]], costs: list[dict[str, Any]] | None = None) -> Results:
     return dataclasses.replace(
-        results, study={"name": "x", "generators": GENERATORS}, table=frame(rows), claims=results.claims[:0],
+        results, study={"name": "x", "generators": GENERATORS, "seeds": 5}, table=frame(rows),
+        claims=results.claims[:0],
         costs=pd.DataFrame(costs or [], columns=["stage", "generator", "seconds", "cell", "exposure"]), datasets=[],
     )  # fmt: skip
 
@@ -42,6 +44,17 @@ def test_generalist_against_specialists(results: Results, rows: list[dict[str, A
     assert rules.generalist(made(results, rows)).verdict == verdict
 
 
+@pytest.mark.parametrize(("seeds", "verdict"), [(1, "undecided: one generator of each was trained"),
+                                                (3, "supported, provisional"), (5, "supported")])  # fmt: skip
+def test_a_claim_on_generators_needs_several_of_each(results: Results, seeds: int, verdict: str) -> None:
+    some = made(results, fidelity(80))
+    some = dataclasses.replace(some, study=some.study | {"seeds": seeds})
+    assert rules.generalist(some).verdict == verdict
+    kinds = {"all": {}, "own": {"train_on": {"by": "image_type"}}}
+    by_type = dataclasses.replace(some, study=some.study | {"generators": kinds})
+    assert rules.generalist(by_type).verdict == verdict, "a specialist of each image type is one"
+
+
 @pytest.mark.parametrize(("mine", "verdict"), [((0, 0.01), "supported"), ((0.3, 0.5), "contradicted"),
                                                ((0, 0.2), "undecided")])  # fmt: skip
 def test_memorising(results: Results, mine: tuple[float, float], verdict: str) -> None:
@@ -57,6 +70,27 @@ def test_memorising(results: Results, mine: tuple[float, float], verdict: str) -
     both = "contradicted" if verdict == "contradicted" else "supported"
     assert rules.memorising(made(results, rows)).verdict == both, "membership tells where copies do not, against none"
     assert rules.distinct(made(results, rows)).verdict == "contradicted"
+    rows += [{"stage": "membership", "dataset": "d", "generator": "own", "exposure": "full", "group": "all",
+              "metric": "membership_void", "value": 1.0},
+             {"stage": "membership", "dataset": "d", "generator": "blind", "exposure": "full", "group": "all",
+              "metric": "membership_void", "value": 1.0}]  # fmt: skip
+    assert rules.memorising(made(results, rows)).verdict == verdict, "what anyone could tell says nothing"
+
+
+def test_the_widest_interval_of_equal_excesses_is_quoted(results: Results) -> None:
+    rows = [{"stage": "audit", "dataset": name, "generator": "all", "exposure": "full", "group": "all",
+             "metric": "excess_copies", "value": 0.0, "low": 0.0, "high": high}
+            for name, high in (("a", 0.02), ("b", 0.08))]  # fmt: skip
+    assert "(b, interval to 8\u00a0%)" in rules.distinct(made(results, rows)).estimate
+    assert "most on b" in cautions.privacy(made(results, rows))
+
+
+def test_help_needs_a_placebo_and_harm_does_not() -> None:
+    row = {"claim": True, "beats_placebos": "", "verdict": "helped"}
+    assert rules._helped(row) == "undecided" and rules._helped(row | {"beats_placebos": "yes"}) == "supported"
+    assert rules._helped(row | {"verdict": "harmed"}) == "contradicted"
+    worth = {"low": 1.5, "high": 3.0}
+    assert rules._twice(worth, {}, True) == "supported" and rules._twice(worth, {}, False) == "undecided"
 
 
 def test_compute_adds_up_all_specialists(results: Results) -> None:
@@ -123,6 +157,11 @@ def test_a_measure_that_is_wrong_inside_every_set_is_told_so(results: Results) -
     found = dataclasses.replace(made(results, rows), claims=pd.DataFrame(claims))
     row = predictors_table(found).iloc[0]
     assert row["rho"] > 0.9 and row["within"] == pytest.approx(-1) and row["p"] < 0.01
+    assert row["may_guide"] == "no" and "wrong way round" in caption("predictors", found)
+    assert draw("predictors", found) is not None
+    right = [row | {"metric": "frechet_x"} if row["metric"] == "coverage_x" else row for row in rows]
+    lower = dataclasses.replace(made(results, right), claims=pd.DataFrame(claims).assign(arm="synthetic"))
+    assert predictors_table(lower).iloc[0]["may_guide"] == "yes", "of the arm that the study has"
 
 
 @pytest.mark.parametrize(("double", "told"), [(12, True), (20, False)])
