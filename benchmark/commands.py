@@ -82,8 +82,8 @@ def synthesize(
     texts = read_prompts(prompt or [], prompts)
     if texts:
         loaded, store, cells = _load(study, set_, home, name)
-        prompted(loaded, cells, generator)
-    code = _run(study, set_, home, name, None, None, "train" if texts else "synthesize")
+        asked = prompted(loaded, cells, generator).inputs["train"]
+    code = _run(study, set_, home, name, None, None, "train" if texts else "synthesize", asked if texts else None)
     if texts and not code:
         draw_prompts(loaded, cells, store, texts, seed, out, generator)
         typer.echo(f"{len(texts)} images in {out}")
@@ -309,7 +309,7 @@ def _study(
 
 def _run(
     source: str, overrides: list[str] | None, home: Path | None, name: str | None,
-    backend: str | None, workers: int | None, only: str | None,
+    backend: str | None, workers: int | None, only: str | None, one: "Cell | None" = None,
 ) -> int:  # fmt: skip
     from benchmark.cache import BadInput
     from benchmark.plan import ORDER
@@ -326,7 +326,7 @@ def _run(
     claim_name(folder, study)
     store.check_writable()
     save_study(folder, study, sys.argv if only is None else None)
-    wanted = needed(cells, only) if only else cells
+    wanted = needed([one] if one else cells, only) if only else cells
     with Told(len({cell.digest for cell in wanted if store.record(cell) is None}), sys.stderr) as told:
         failed = run_cells(wanted, store, backend or study.backend, workers or os.cpu_count() or 1, told)
     if only is None:

@@ -280,12 +280,12 @@ class Lineage:
 
 
 def foreign_folder(images: str, dataset: str, alone: bool) -> Path | None:
-    """Where a finished synthetic set of this data set lies: its own folder, or the whole where there is one set."""
+    """Where a finished synthetic set of this data set lies: its folder SET or file SET.csv; the whole for one set."""
     place = Path(images)
     if not place.exists():
         raise BadInput(
-            f"images: {images!r} does not exist; allowed: a folder [SET/]CLASS/*.png, or a CSV of path,label"
+            f"images: {images!r} does not exist; allowed: a folder [SET/]CLASS/*.png, or a CSV of path,label (a folder "
+            "of SET.csv for several sets)"
         )
-    if (place / dataset).is_dir():
-        return place / dataset
-    return place if alone else None
+    own = [each for each in (place / dataset, place / f"{dataset}.csv") if each.exists()]
+    return own[0] if own else place if alone else None

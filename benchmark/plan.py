@@ -101,7 +101,10 @@ class Planner:
         for variant, how in variants.items():
             if generator.unconditional and how.get("filter"):
                 continue  # it is asked for no label
-            drawn = self.lineage.synthetic(reference, key, sight, seed, variant, how)
+            filtered = how.get("filter") is not None or how.get("privacy") is not None
+            # A filter sees what it is given: of a model from elsewhere it may know the budget alone.
+            shown = Sight("external", budget, seed) if filtered and sight.exposure == "external" else sight
+            drawn = self.lineage.synthetic(reference, key, shown, seed, variant, how)
             yield drawn
             about = {"generator": key, "exposure": sight.exposure, "variant": variant}
             yield from self.judged(reference, drawn, about, seed, budget)
@@ -144,7 +147,7 @@ class Planner:
         known = self.lineage.identity[reference]
         about = known | about | {"seed": seed}
         limited = about["exposure"] in ("budget", "transfer")
-        about |= {"budget": budget} if limited else {}
+        about |= {"budget": budget} if drawn.about["budget"] is not None else {}
         trained = drawn.inputs.get("train")
         judge = {"judge": self.lineage.judge(reference, Sight("full"), 0)}
         sets: list[tuple[str, Record, dict[str, Cell]]] = [("real", known, judge)]

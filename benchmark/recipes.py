@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from functools import cache
 from importlib.util import find_spec
 from itertools import product
@@ -165,11 +166,12 @@ class Sampling(Frozen):
     @field_validator("scheduler")
     @classmethod
     def _known(cls, value: str) -> str:
-        """diffusers is not imported for this: it takes seconds."""
+        """Those that diffusers says fit each other's pipelines; it is not imported for this, which takes seconds."""
         spec = find_spec("diffusers")
-        listed = Path(str(spec and spec.origin)).parent / "schedulers" / "__init__.py"
-        if not value.endswith("Scheduler") or f'"{value}"' not in listed.read_text(encoding="utf-8"):
-            raise ValueError("allowed: a scheduler of diffusers by class name, such as DDIMScheduler")
+        listed = Path(str(spec and spec.origin)).parent / "schedulers" / "scheduling_utils.py"
+        names = re.findall(r"^    (\w+Scheduler) = \d+$", listed.read_text(encoding="utf-8"), re.MULTILINE)
+        if value not in names:
+            raise ValueError(f"allowed: a scheduler of diffusers by class name: {', '.join(names)}")
         return value
 
     @field_validator("steps", "guidance", "filter", "privacy", mode="before")

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from benchmark.cache import BadInput, Cell, Record, Store, write_json
 from benchmark.plan import ORDER
-from benchmark.stages import forget_peak, peak_mb, stage
+from benchmark.stages import Meter, forget_peak, peak_mb, stage
 from benchmark.study import Study
 
 Job = tuple[int, tuple[Any, ...]]
@@ -225,13 +225,14 @@ def run_one(home: str, cell: Cell) -> tuple[str, str, int]:
         if store.record(cell) is not None:
             return cell.digest, "", 0
         _clear(folder)
-        start, cpu = time.monotonic(), time.process_time()
         try:
             quiet()
             set_threads(cell.threads)
             forget_peak()
-            stage(cell.stage)(cell.config, {role: store.folder(item) for role, item in cell.inputs.items()}, folder)
-            store.finish(cell, _facts(start, cpu))
+            inputs = {role: store.folder(item) for role, item in cell.inputs.items()}
+            with Meter(folder) as meter:
+                stage(cell.stage)(cell.config, inputs, folder)
+            store.finish(cell, _facts(meter))
         except BadInput as error:
             return cell.digest, str(error), error.code
         except Exception as error:  # a failed cell is a row of the table, not the end of the study
@@ -273,12 +274,13 @@ def _clear(folder: Path) -> None:
             item.unlink()
 
 
-def _facts(start: float, cpu: float) -> Record:
+def _facts(meter: Meter) -> Record:
     import torch
 
+    seconds, cpu_seconds = meter.read()
     return {
-        "seconds": round(time.monotonic() - start, 3),
-        "cpu_seconds": round(time.process_time() - cpu, 3),
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "peak_memory_mb": round(peak_mb(), 1),
         "gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20, 1) if torch.cuda.is_available() else None,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",

@@ -105,7 +105,7 @@ def encode(model: Autoencoder, images: Stored, resolution: int, batch: int = 64)
         latents = _latents(model, to_tensor(images[part], resolution).to(device))
         return latents.mul(model.config.scaling_factor).cpu()
 
-    return torch.cat(_in_parts(some, len(images), batch))
+    return torch.cat(in_parts(some, len(images), batch))
 
 
 def _latents(model: Autoencoder, pictures: torch.Tensor) -> torch.Tensor:
@@ -115,7 +115,7 @@ def _latents(model: Autoencoder, pictures: torch.Tensor) -> torch.Tensor:
     return latents
 
 
-def _in_parts(call: Callable[[slice], Part], n: int, batch: int) -> list[Part]:
+def in_parts(call: Callable[[slice], Part], n: int, batch: int, what: str = "the autoencoder") -> list[Part]:
     """call(slice) over n rows, `batch` at once; out of memory halves the batch and goes on."""
     out: list[Part] = []
     start = 0
@@ -127,7 +127,7 @@ def _in_parts(call: Callable[[slice], Part], n: int, batch: int) -> list[Part]:
                 raise
             batch = -(-batch // 2)
             torch.cuda.empty_cache()
-            print(f"out of memory: the autoencoder goes on with {batch} images at once", file=sys.stderr)
+            print(f"out of memory: {what} goes on with {batch} images at once", file=sys.stderr)
             continue
         start += batch
     return out
@@ -141,7 +141,7 @@ def decode(model: Autoencoder, latents: torch.Tensor, size: int, batch: int = 64
     def some(part: slice) -> NDArray[np.uint8]:
         return to_images(model.decode(latents[part].to(device) / model.config.scaling_factor).sample, size)
 
-    return np.concatenate(_in_parts(some, len(latents), batch))
+    return np.concatenate(in_parts(some, len(latents), batch))
 
 
 def round_trip(model: Autoencoder, resolution: int, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -178,7 +178,7 @@ def tune_decoder(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
 
     state = {f"part {i}": part for i, part in enumerate(learnt)} | {"optimiser": optimiser, "schedule": schedule}
-    losses, saved = kept_state(checkpoint, state), time.monotonic()
+    losses, saved, micro = kept_state(checkpoint, state), time.monotonic(), batch
     for step in range(len(losses), steps):
         # Draw a batch and encode it; nothing is learnt by the encoder.
         rng = np.random.default_rng([seed, step])
@@ -189,21 +189,43 @@ def tune_decoder(
             latents = _latents(model, target)
 
         # Update the decoder.
-        output = model.decode(latents).sample
-        loss = 0.5 * F.l1_loss(output, target) + 0.5 * perceptual_loss(features(output), features(target))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        rate = schedule.get_last_lr()[0]
+        loss, micro = _gradients(model, optimiser, latents, target, features, micro)
         optimiser.step()
         schedule.step()
-        losses.append(loss.item())
-        if not np.isfinite(losses[-1]):
-            raise FloatingPointError(f"decoder: loss is {losses[-1]} at step {step}, learning rate {learning_rate:.2g}")
+        losses.append(loss)
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"decoder: loss is {loss} at step {step}, learning rate {rate:.2g}")
         report((step + 1) * batch, losses[-1])
         if checkpoint and time.monotonic() - saved > KEPT_EVERY:
             keep_state(checkpoint, state, losses)
             saved = time.monotonic()
     model.eval()
     return losses
+
+
+def _gradients(
+    model: Autoencoder, optimiser: torch.optim.Optimizer, latents: torch.Tensor, target: torch.Tensor,
+    features: Features, micro: int,
+) -> tuple[float, int]:  # fmt: skip
+    """Gradients of the batch's mean loss, and that loss; out of memory halves the micro-batch and starts over."""
+    while True:
+        optimiser.zero_grad(set_to_none=True)
+        total = 0.0
+        try:
+            for z, x in zip(latents.split(micro), target.split(micro), strict=True):
+                output = model.decode(z).sample
+                loss = 0.5 * F.l1_loss(output, x) + 0.5 * perceptual_loss(features(output), features(x))
+                share = loss * (len(z) / len(latents))
+                share.backward()
+                total += share.item()
+            return total, micro
+        except torch.OutOfMemoryError:
+            if micro == 1:
+                raise
+            micro = -(-micro // 2)
+            torch.cuda.empty_cache()
+            print(f"out of memory: micro-batch of the decoder lowered to {micro}", file=sys.stderr)
 
 
 def keep_state(folder: Path, parts: Mapping[str, Any], losses: list[float]) -> None:

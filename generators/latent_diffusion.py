@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from generators.autoencoders import decode
+from generators.autoencoders import decode, in_parts
 
 VOCABULARY = Path(__file__).parent / "augury-vocabulary"
 MAX_TOKENS = 32
@@ -209,10 +209,9 @@ def sample(
     embeddings = _encode(pipeline, [str(text) for text in texts])
     empty, rows = embeddings[which[-1]], which[:-1]
 
-    out = []
-    for start in range(0, len(seeds), batch):
-        index = torch.from_numpy(rows[start : start + batch])
-        random = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch]]
+    def some(part: slice) -> NDArray[np.uint8]:
+        index = torch.from_numpy(rows[part])
+        random = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
         latents = pipeline(
             prompt_embeds=embeddings[index],
             negative_prompt_embeds=empty.expand(len(index), -1, -1),
@@ -224,8 +223,11 @@ def sample(
         ).images
         if not torch.isfinite(latents).all():
             raise FloatingPointError("the sampler returned numbers that are not finite; was training stable?")
-        out.append(decode(pipeline.vae, latents, size))
-        report(start + len(index))
+        images = decode(pipeline.vae, latents, size)
+        report(part.start + len(index))
+        return images
+
+    out = in_parts(some, len(seeds), batch, "the sampler")
     return np.concatenate(out) if out else np.zeros((0, size, size, 3), np.uint8)
 
 

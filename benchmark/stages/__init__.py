@@ -1,11 +1,13 @@
 """The stages: config -> arrays -> call a leaf -> files. Raise a version when a stage's meaning changes."""
 
+import json
 import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 VERSIONS: dict[str, int] = {
@@ -84,3 +86,37 @@ def peak_mb() -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Meter:
+    """Wall and CPU seconds of a cell, its children's and those of earlier tries that were killed: kept every few
+    seconds beside the state from which the next try goes on, where there is one."""
+
+    def __init__(self, folder: Path, every: float = 5.0) -> None:
+        self.file, self.start, self.over = folder / "checkpoint" / "spent.json", self._now(), Event()
+        self.before = json.loads(self.file.read_text()) if self.file.exists() else [0.0, 0.0]
+        self.thread = Thread(target=self._keep, args=(every,), daemon=True)
+
+    def __enter__(self) -> "Meter":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def read(self) -> list[float]:
+        """Wall seconds, CPU seconds."""
+        return [round(b + n - s, 3) for b, n, s in zip(self.before, self._now(), self.start, strict=True)]
+
+    def _keep(self, every: float) -> None:
+        while not self.over.wait(every):
+            if self.file.parent.is_dir():
+                with suppress(OSError):  # the folder goes when the cell is finished
+                    partial = self.file.with_suffix(".partial")
+                    partial.write_text(json.dumps(self.read()))
+                    os.replace(partial, self.file)
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        return time.monotonic(), sum(os.times()[:4])

@@ -142,7 +142,7 @@ def _filters(config: Record, inputs: dict[str, Path], prepared: split.Prepared) 
         from privacy.audits import control_patients
         from privacy.neighbours import tile_max_neighbours
 
-        limited = config["exposure"] in ("budget", "transfer")
+        limited = config["exposure"] != "full"  # of a model from elsewhere the filter knows the budget alone
         sight = {"budget": config["budget"], "seed": config["seed"]} if limited else {"budget": None, "seed": None}
         seen = split.seen_rows(prepared, config | sight)
         bank, control = prepared.train.images[seen], prepared.validation
@@ -157,12 +157,12 @@ def _filters(config: Record, inputs: dict[str, Path], prepared: split.Prepared) 
 
 
 def _likely(model: Any, images: NDArray[np.uint8], labels: NDArray[Any], task: str) -> NDArray[np.float64]:
-    """The classifier's probability [N] of each image's label; of all labels being right where there are several."""
+    """The classifier's probability [N] of each image's label; the least one where there are several labels."""
     from classifiers.training import predict
 
     probabilities = predict(model, images, task)
     if labels.ndim == 2:
-        return np.asarray(np.where(labels > 0, probabilities, 1 - probabilities).prod(1))
+        return np.asarray(np.where(labels > 0, probabilities, 1 - probabilities).min(1))
     return np.asarray(probabilities[np.arange(len(labels)), labels])
 
 

@@ -198,10 +198,17 @@ def _launch(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
     command += ["--num_processes", str(config["processes"]), "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--main_process_port", "0", "--module", "benchmark.stages.train", str(job)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "Error" in line] or done.stderr.splitlines()[-1:]
-        raise RuntimeError(f"accelerate launch ended with {done.returncode}: {' '.join(lines[:1])}")
+    reason = job.with_name("error.txt")
+    reason.unlink(missing_ok=True)
+    last = ""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        for line in running.stderr or ():
+            last = line.strip() or last
+            if line.startswith(("generator:", "out of memory:")):
+                print(line, end="", file=sys.stderr, flush=True)
+    if running.returncode:
+        told = reason.read_text() if reason.exists() else last
+        raise RuntimeError(f"accelerate launch ended with {running.returncode}: {told}")
 
 
 def main() -> None:
@@ -216,6 +223,9 @@ def main() -> None:
     Thread(target=_die_with, args=(job["parent"],), daemon=True).start()
     try:
         run_train(job["config"], {role: Path(path) for role, path in job["inputs"].items()}, Path(job["folder"]))
+    except Exception as error:
+        Path(sys.argv[1]).with_name("error.txt").write_text(f"{type(error).__name__}: {error}")
+        raise
     finally:
         torch.distributed.destroy_process_group()
 

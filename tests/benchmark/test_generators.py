@@ -1,10 +1,13 @@
 """Generators in a study: what each may see, where it starts from, and that the folder it leaves is plain diffusers."""
 
 import base64
+import importlib
 import io
+import itertools
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ from PIL import Image
 
 from benchmark.cache import BadInput, Cell
 from benchmark.stages import split, synthesize
-from benchmark.stages.train import seen
+from benchmark.stages.train import run_train, seen
 from benchmark.study import load_study
 
 SMALL = {"images_seen": 64, "transfer_images_seen": 32, "batch": 16, "channels": [32, 32], "text_width": 32}
@@ -54,6 +57,83 @@ def test_no_other_image_of_the_target_reaches_any_trained_part(
             images, _, _ = seen(part.config, own_alone)
             assert {row.tobytes() for row in images[:]} <= allowed
         assert exposure == "budget" or any(own not in part.inputs.values() for part in parts if part.stage == "train")
+
+
+@pytest.mark.parametrize("exposure", ["budget", "transfer"])
+def test_what_training_reads_is_what_may_be_seen(
+    tmp_path: Path, exposure: str, cells_of: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pixels that reach the decoder's and the generator's training, taken from the running cells."""
+    import generators.autoencoders as module
+    from benchmark.running import run_one
+
+    read: set[bytes] = set()
+
+    def reading(real: Any) -> Any:
+        def call(model: Any, images: Any, *rest: Any, **more: Any) -> Any:
+            read.update(image.tobytes() for image in images[:])
+            return real(model, images, *rest, **more)
+
+        return call
+
+    for name in ("tune_decoder", "encode"):
+        monkeypatch.setattr(module, name, reading(getattr(module, name)))
+    cells = cells_of(tmp_path, generators={"g": SMALL}, exposure=exposure)
+    store = finish(cells, tmp_path / "home", "split")
+    drawn = of(cells, "synthesize")[0]
+    prepared = split.read(store.folder(drawn.inputs["split"]))
+    budget = {image.tobytes() for image in prepared.train.images[prepared.budget(0.2, 0)]}
+    target = {image.tobytes() for image in prepared.train.images}
+    parts = {part.digest: part for part in trained_parts(drawn)}
+    assert len(parts) == (2 if exposure == "budget" else 4)
+    for part in parts.values():
+        read.clear()
+        assert run_one(str(tmp_path / "home"), part)[1:] == ("", 0)
+        own = set() if part.config["exposure"] == "full" else budget  # before transfer the other sets alone
+        assert read and read & target == own
+
+
+@pytest.mark.parametrize("module", ["generators.autoencoders", "generators.training"])
+def test_a_cell_that_is_killed_goes_on_from_its_state(
+    tmp_path: Path, module: str, cells_of: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = cells_of(tmp_path, generators={"g": SMALL}, datasets=["phantom-oct"], decoder_images_seen=128)
+    whole = finish(cells, tmp_path / "whole", "train")
+    part, saves, now = importlib.import_module(module), list[int](), itertools.count(step=1000)
+    keep = part.keep_state
+
+    def kept_until_killed(*given: Any) -> None:
+        keep(*given)
+        saves.append(len(given[-1]))
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(part, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    monkeypatch.setattr(part, "keep_state", kept_until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        finish(cells, tmp_path / "killed", "train")
+    killed = finish(cells, tmp_path / "killed", "train")
+    assert saves == [1, 2, 3, 4], "each step is made once"
+    for cell in (*of(cells, "autoencoder"), *of(cells, "train")):
+        files = [file.relative_to(whole.folder(cell)) for file in whole.folder(cell).rglob("*.safetensors")]
+        assert files and all(
+            (whole.folder(cell) / file).read_bytes() == (killed.folder(cell) / file).read_bytes() for file in files
+        )
+
+
+def test_a_filter_of_a_ready_model_knows_the_budget_alone(tmp_path: Path, cells_of: Any) -> None:
+    model = diffusion_folder(tmp_path / "sd", "kl")
+    changes: dict[str, Any] = {"generators": {"g": {"checkpoint": str(model)}}, "budgets": [0.2, 0.5], "size": 64}
+    cells = cells_of(tmp_path, **changes, sampling={"steps": 2, "filter": [None, 0.5]})
+    for drawn in of(cells, "synthesize"):
+        filtered = drawn.config["filter"] is not None
+        assert ("filter" in drawn.inputs) == filtered and (drawn.about["budget"] is not None) == filtered
+        if filtered:
+            assert drawn.inputs["filter"].config["budget"] == drawn.config["budget"] == drawn.about["budget"]
+    for cell in of(cells, "classify", generator="g", variant="filter=0.5"):
+        assert cell.inputs["synthesize"].config["budget"] == cell.config["budget"]
+    keys = [(c.stage, c.config.get("encoder"), *(str(v) for v in c.about.values())) for c in of(cells, "fidelity")]
+    assert len(set(keys)) == len(keys), "two sets of one name"
 
 
 def test_work_that_two_generators_share_is_told_for_both(tmp_path: Path, cells_of: Any, finish: Any) -> None:
@@ -204,7 +284,30 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path, cells_of: Any, fin
         folder = store.folder(of(cells, "train")[0])
         losses[processes] = json.loads((folder / "loss.json").read_text())["loss"]
         assert not (folder / "checkpoint").exists()
+        facts = store.record(of(cells, "train")[0])
+        assert facts["cpu_seconds"] > 0.3 * facts["seconds"], "the children's too"
     assert losses[1] != losses[2] and losses[2] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_several_processes_tell_why_they_ended(tmp_path: Path, cells_of: Any, finish: Any) -> None:
+    cells = cells_of(tmp_path, generators={"g": SMALL | {"processes": 2}}, datasets=["phantom-oct"])
+    store, cell = finish(cells, tmp_path / "home", "autoencoder"), of(cells, "train")[0]
+    inputs = {role: store.folder(each) for role, each in cell.inputs.items()}
+    (tmp_path / "cell").mkdir()
+    with pytest.raises(RuntimeError, match="launch ended with 1: ValueError: num_channels"):
+        run_train(cell.config | {"channels": [33, 33]}, inputs, tmp_path / "cell")
+
+
+def test_a_model_in_the_local_hub_cache_is_found(tmp_path: Path, cells_of: Any, finish: Any, monkeypatch: Any) -> None:
+    """The layout that `hf download` leaves."""
+    place = tmp_path / "hub" / "models--lab--Model"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("a" * 40)
+    diffusion_folder(place / "snapshots" / ("a" * 40), "kl")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    cells = cells_of(tmp_path, generators={"g": {"checkpoint": "lab/Model"}}, size=64, datasets=["phantom-oct"])
+    store = finish(cells, tmp_path / "home", "train")
+    assert (store.folder(of(cells, "train")[0]) / "pipeline" / "model_index.json").exists()
 
 
 def test_checkpoint_is_used_as_it_is_and_lora_leaves_a_stock_folder(tmp_path: Path, cells_of: Any, finish: Any) -> None:
@@ -248,6 +351,19 @@ def test_finished_images_enter_as_a_generator(tmp_path: Path, cells_of: Any, fin
     assert drawn.images.shape[1:] == (32, 32, 3)
     pairs = [(int(label), int(image[0, 0, 0])) for label, image in zip(drawn.labels, drawn.images, strict=True)]
     assert len(set(pairs)) == len(pairs), "each image is used once"
+    for place in ("gan.csv", "several/phantom-ultrasound.csv"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        files = [f"{tmp_path}/gan/{name}/{i}.png,{name}" for name in classes for i in range(9)]
+        (tmp_path / place).write_text("\n".join(["path,label", *files]))
+        listed = cells_of(
+            tmp_path,
+            generators={"gan": {"images": place.split("/")[0]}},
+            datasets=["phantom-ultrasound", "phantom-ct"] if "/" in place else ["phantom-ultrasound"],
+        )
+        own = of(listed, "synthesize", generator="gan")
+        assert {cell.about["dataset"] for cell in own} == {"phantom-ultrasound"}
+        again = synthesize.read(finish(listed, tmp_path / "home", "synthesize").folder(own[0]))
+        assert (again.images == drawn.images).all(), "a CSV, or one for each set in a folder"
     with pytest.raises(BadInput, match=r"has 9 of class '.*'; this study needs \d+"):
         finish(cells_of(tmp_path, **changes, ratios=[5]), tmp_path / "home", "synthesize")
 

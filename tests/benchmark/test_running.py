@@ -1,5 +1,9 @@
 """What a person is told while a long cell runs."""
 
+import json
+import time
+from pathlib import Path
+
 import pytest
 
 from benchmark import stages
@@ -17,3 +21,20 @@ def test_long_cells_speak_once_a_minute(monkeypatch: pytest.MonkeyPatch, capsys:
         "generator: 600 of 1,000 images, 5/s, 1 min left",
         "generator: 900 of 1,000 images, 5/s, 0 min left",
     ]
+
+
+def test_a_meter_counts_what_a_killed_try_spent(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    first = stages.Meter(tmp_path, every=0.02)
+    first.thread.start()  # and never stopped: the process was killed
+    while not first.file.exists():
+        time.sleep(0.02)
+    (tmp_path / "checkpoint" / "spent.json").write_text(json.dumps([100.0, 50.0]))
+    first.over.set()
+    with stages.Meter(tmp_path) as second:
+        time.sleep(0.05)
+    wall, cpu = second.read()
+    assert 100.05 <= wall < 110 and 50 <= cpu < 60
+    with stages.Meter(tmp_path / "none", every=0.01) as without:
+        time.sleep(0.05)
+    assert without.read()[0] < 10 and not (tmp_path / "none").exists(), "kept beside a state alone"

@@ -94,6 +94,24 @@ def test_a_tuning_that_was_killed_goes_on_to_the_same_decoder(tmp_path: Path, mo
     assert first == second and all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_tuning_without_memory_for_the_batch_goes_on_with_less(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = dead_leaves(16, 32, np.random.default_rng(0))
+    models = [load_autoencoder(SHIPPED), load_autoencoder(SHIPPED)]
+    losses = tune_decoder(models[0], images, 32, features, images_seen=16, batch=8)
+    decoding = models[1].decode
+
+    def small_memory(latents: torch.Tensor) -> Any:
+        if len(latents) > 4:
+            raise torch.OutOfMemoryError
+        return decoding(latents)
+
+    monkeypatch.setattr(models[1], "decode", small_memory)
+    assert tune_decoder(models[1], images, 32, features, images_seen=16, batch=8) == pytest.approx(losses, rel=1e-4)
+    assert capsys.readouterr().err.splitlines() == ["out of memory: micro-batch of the decoder lowered to 4"]
+
+
 def test_tuning_stops_where_the_loss_is_not_finite() -> None:
     images = dead_leaves(8, 64, np.random.default_rng(2))
     with pytest.raises(FloatingPointError, match="decoder: loss is nan at step 0"):

@@ -44,10 +44,14 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_samples_do_not_depend_on_batch_size_or_order() -> None:
+@pytest.mark.parametrize(
+    "scheduler", ["", "DDIMScheduler", "EulerAncestralDiscreteScheduler", "UniPCMultistepScheduler"]
+)
+def test_samples_do_not_depend_on_batch_size_or_order(scheduler: str) -> None:
     model, seeds = pipeline(), [5, 6, 7, 8]
-    together = sample(model, CAPTIONS, seeds, size=32, steps=3, batch=4).astype(int)
-    alone = sample(model, CAPTIONS[::-1], seeds[::-1], size=32, steps=3, batch=1)[::-1].astype(int)
+    how: dict[str, Any] = {"size": 32, "steps": 3, "scheduler": scheduler}
+    together = sample(model, CAPTIONS, seeds, **how, batch=4).astype(int)
+    alone = sample(model, CAPTIONS[::-1], seeds[::-1], **how, batch=1)[::-1].astype(int)
     assert together.shape == (4, 32, 32, 3)
     assert np.abs(together - alone).max() <= 1
     assert np.abs(together[0] - together[1]).max() > 1
@@ -61,6 +65,23 @@ def test_own_sampler_draws_what_plain_diffusers_draws() -> None:
         output_type="np",
     ).images  # fmt: skip
     assert np.abs(ours.astype(float) - theirs * 255).max() <= 1
+
+
+def test_a_sampler_without_memory_for_the_batch_goes_on_with_less(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, seeds = pipeline(), [5, 6, 7, 8]
+    whole = sample(model, CAPTIONS, seeds, size=32, steps=2, batch=4).astype(int)
+    forward = model.unet.forward
+
+    def small_memory(latents: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        if len(latents) > 4:  # with and without text: two images
+            raise torch.OutOfMemoryError
+        return forward(latents, *rest, **more)
+
+    monkeypatch.setattr(model.unet, "forward", small_memory)
+    assert np.abs(sample(model, CAPTIONS, seeds, size=32, steps=2, batch=4).astype(int) - whole).max() <= 1
+    assert capsys.readouterr().err.splitlines() == ["out of memory: the sampler goes on with 2 images at once"]
 
 
 def test_guidance_seven_and_a_half_stays_finite() -> None:
