@@ -181,8 +181,14 @@ def fetch_fid_inception(file: Path) -> None:
     save_file({key: value.contiguous() for key, value in state.items() if not key.startswith("fc.")}, file)
 
 
+RAMP = (0.2666, 0.0525, 0.1577, 0.0918, 0.0145)  # first features of a ramp of grey levels: whether it is that network
+
+
 def fid_inception(file: Path) -> torch.nn.Module:
-    """float [N, 3, 299, 299] in [-1, 1] -> [N, 2048] before the last layer; weights in pytorch-fid's names, no `fc`."""
+    """float [N, 3, 299, 299] in [-1, 1] -> [N, 2048] before the last layer; weights in pytorch-fid's names, no `fc`.
+
+    Raises ValueError where the file holds another network's weights under these names: its distances are not FID.
+    """
     model: Any = inception.inception_v3(
         weights=None, num_classes=1008, aux_logits=False, transform_input=False, init_weights=False
     )
@@ -196,4 +202,8 @@ def fid_inception(file: Path) -> torch.nn.Module:
     for module in model.eval().modules():
         if isinstance(module, inception.BasicConv2d):  # the batch norms of a fixed network are part of its convolutions
             module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), torch.nn.Identity()
-    return model.requires_grad_(False)  # type: ignore[no-any-return]
+    model.requires_grad_(False)
+    first = model(torch.linspace(-1, 1, 3 * SIDE**2).view(1, 3, SIDE, SIDE))[0, : len(RAMP)]
+    if not torch.allclose(first, torch.tensor(RAMP), atol=1e-3):
+        raise ValueError(f"{file} holds other weights than those of the FID network of 2015-12-05")
+    return model  # type: ignore[no-any-return]

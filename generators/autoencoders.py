@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -105,7 +105,11 @@ def encode(model: Autoencoder, images: Stored, resolution: int, batch: int = 64)
         latents = _latents(model, to_tensor(images[part], resolution).to(device))
         return latents.mul(model.config.scaling_factor).cpu()
 
-    return torch.cat(in_parts(some, len(images), batch))
+    out = torch.empty(0)
+    for part, latents in in_parts(some, len(images), batch):
+        out = out if part.start else torch.empty((len(images), *latents.shape[1:]))
+        out[part] = latents
+    return out
 
 
 def _latents(model: Autoencoder, pictures: torch.Tensor) -> torch.Tensor:
@@ -115,13 +119,15 @@ def _latents(model: Autoencoder, pictures: torch.Tensor) -> torch.Tensor:
     return latents
 
 
-def in_parts(call: Callable[[slice], Part], n: int, batch: int, what: str = "the autoencoder") -> list[Part]:
-    """call(slice) over n rows, `batch` at once; out of memory halves the batch and goes on."""
-    out: list[Part] = []
+def in_parts(
+    call: Callable[[slice], Part], n: int, batch: int, what: str = "the autoencoder"
+) -> Iterator[tuple[slice, Part]]:
+    """(rows, call(rows)) over n rows, `batch` at once; out of memory halves the batch and goes on."""
     start = 0
     while start < n:
+        part = slice(start, min(n, start + batch))
         try:
-            out.append(call(slice(start, start + batch)))
+            found = call(part)
         except torch.OutOfMemoryError:
             if batch == 1:
                 raise
@@ -129,8 +135,8 @@ def in_parts(call: Callable[[slice], Part], n: int, batch: int, what: str = "the
             torch.cuda.empty_cache()
             print(f"out of memory: {what} goes on with {batch} images at once", file=sys.stderr)
             continue
-        start += batch
-    return out
+        yield part, found
+        start = part.stop
 
 
 @torch.no_grad()
@@ -141,7 +147,10 @@ def decode(model: Autoencoder, latents: torch.Tensor, size: int, batch: int = 64
     def some(part: slice) -> NDArray[np.uint8]:
         return to_images(model.decode(latents[part].to(device) / model.config.scaling_factor).sample, size)
 
-    return np.concatenate(in_parts(some, len(latents), batch))
+    out = np.empty((len(latents), size, size, 3), np.uint8)
+    for part, images in in_parts(some, len(latents), batch):
+        out[part] = images
+    return out
 
 
 def round_trip(model: Autoencoder, resolution: int, images: NDArray[np.uint8]) -> NDArray[np.uint8]:

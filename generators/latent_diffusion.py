@@ -227,8 +227,10 @@ def sample(
         report(part.start + len(index))
         return images
 
-    out = in_parts(some, len(seeds), batch, "the sampler")
-    return np.concatenate(out) if out else np.zeros((0, size, size, 3), np.uint8)
+    out = np.empty((len(seeds), size, size, 3), np.uint8)
+    for part, images in in_parts(some, len(seeds), batch, "the sampler"):
+        out[part] = images
+    return out
 
 
 def noise(pipeline: Any, random: list[torch.Generator]) -> torch.Tensor:

@@ -15,7 +15,7 @@ from results.answers import answers, distances, multiplier_of, verdict_of
 from results.cautions import scope, warnings
 from results.figures import FIGURES, caption, command, draw, write_figure
 from results.rules import hypotheses
-from results.tables import TABLES
+from results.tables import TABLES, begun
 from results.tidy import Results, missing, records
 from results.wording import (
     DASH,
@@ -53,7 +53,7 @@ class Shown(NamedTuple):
 def render(results: Results, folder: Path) -> None:
     """report/index.html, report/tables/* and report/figures/* under `folder`; reproducible bytes."""
     report = folder / "report"
-    tables = {name: make(results) for name, make in TABLES.items()}
+    tables = {name: begun(results, make(results)) for name, make in TABLES.items()}
     for name, table in tables.items():
         write_table(table, report / "tables", name)
     figures = _figures(results, report / "figures")
@@ -78,8 +78,8 @@ def page(results: Results, tables: dict[str, pd.DataFrame], figures: dict[str, S
         "figures": figures,
         "missing_figures": [entry.title for name, entry in FIGURES.items() if name not in figures],
         "tables": {name: printed(table, fold=True) for name, table in tables.items()},
-        "family": _contrasts(results.claims, claimed=True),
-        "exploratory": _contrasts(results.claims, claimed=False),
+        "family": _contrasts(begun(results, results.claims), claimed=True),
+        "exploratory": _contrasts(begun(results, results.claims), claimed=False),
         "claims": hypotheses(results),
         "cost": cost_sentence(results),
         "facts": facts(results),

@@ -285,6 +285,21 @@ TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
 }
 
 
+def begun(results: Results, table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its exposures marked where a trained part had seen other images before: `budget, begun from X`."""
+    if not {"exposure", "generator"} <= set(table.columns):
+        return table
+    own, given = str(results.study.get("autoencoder", "augury")), results.study.get("generators") or {}
+
+    def told(generator: str, exposure: str) -> str:
+        start = (given.get(generator) or {}).get("start") or (own if own != "augury" else "")
+        limited = generator in given and exposure in ("full", "budget", "transfer") and start
+        return f"{exposure}, begun from {start}" if limited else exposure
+
+    pairs = zip(table["generator"], table["exposure"], strict=True)
+    return table.assign(exposure=pd.Series([told(*pair) for pair in pairs], table.index, dtype="object"))
+
+
 def widened(table: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str], counts: Sequence[str]) -> pd.DataFrame:
     """Pooled tidy rows -> one row a setting, columns METRIC, METRIC_low, METRIC_high, then the counts."""
     kept = table[table["seed"].isna() & (table["status"] == "ok") & table["metric"].isin(list(metrics))]

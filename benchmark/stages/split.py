@@ -65,10 +65,11 @@ def run_split(config: Record, inputs: dict[str, Path], folder: Path) -> None:
         raise BadInput(
             f"data set {native.card.name}: {stops[0].text}; `waive: [{native.card.name}]` runs it all the same", code=1
         )
-    data = native if path is None else datasets.load(reference, config["size"])
-
     # Patients come from the pixels as given: two pictures must not become one by being made smaller.
-    patients = patients_of(native.splits["train"])
+    patients, data = patients_of(native.splits["train"]), native
+    if path is not None:
+        del native, data  # large, and not needed beside the smaller ones
+        data = datasets.load(reference, config["size"])
     members, heldout = flip_coin(patients, config["audit_pool"], native.card.name)
     kept = np.setdiff1d(np.arange(len(patients)), heldout)
     lost = _lost_class(data.card, data.splits["train"].labels[kept])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from benchmark.stages.fidelity import INCEPTION
 from classifiers import features
@@ -29,6 +29,14 @@ def test_known_activations() -> None:
     resized = F.interpolate(picture, (SIDE, SIDE), mode="bilinear", align_corners=False) * 2 - 1
     first = fid_inception(file())(resized)[0, :5]
     assert first.tolist() == pytest.approx([1.0512, 0.5008, 0.2425, 0.3486, 0.1761], abs=1e-4)
+
+
+def test_other_weights_under_the_same_names_are_refused(tmp_path: Path) -> None:
+    state = load_file(file())
+    state["Conv2d_1a_3x3.conv.weight"] *= 1.1
+    save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"other\.safetensors holds other weights"):
+        fid_inception(tmp_path / "other.safetensors")
 
 
 @pytest.mark.study

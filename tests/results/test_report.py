@@ -13,7 +13,7 @@ from results.claims import contrasts
 from results.figures import FIGURES, draw
 from results.pooling import pooled_rows
 from results.report import render
-from results.tables import TABLES
+from results.tables import TABLES, begun
 from results.tidy import Results, frame, join
 from results.wording import Comparison, latex, markdown, printed, write_table
 from tests.results.conftest import bare
@@ -150,6 +150,14 @@ def test_exposure_is_told(results: Results) -> None:
         "limited to the classifier's own 27 images the gain was"
         in answers(dataclasses.replace(results, claims=claims))[3]
     )
+
+
+def test_a_row_says_where_a_part_had_seen_other_images(results: Results) -> None:
+    table = TABLES["utility"](results)
+    assert begun(results, table)["exposure"].tolist() == table["exposure"].tolist(), "ours has seen none"
+    given = dataclasses.replace(results, study=results.study | {"autoencoder": "taesd"})
+    found = set(begun(given, table)["exposure"])
+    assert "full, begun from taesd" in found and found <= {"", "full, begun from taesd"}
 
 
 def test_one_seed_has_the_patients_interval_and_says_so(results: Results) -> None:
