@@ -237,11 +237,11 @@ def _other_kinds(results: Results) -> str:
     keys = ["dataset", "generator", "exposure", "budget", "variant", "group"]
     least = rows.groupby(keys, dropna=False)["value"].max().groupby("group").min().sort_values(kind="stable")
     patient, least = least.get("planted=same_patient"), least.drop("planted=same_patient", errors="ignore")
-    text = "" if patient is None else f", but only {percent(patient, 0)} of other images of patients it learnt from"
+    text = "" if patient is None else f", of other images of patients that it learnt from {percent(patient, 0)}"
     if least.empty:
         return text
     kind, share = str(least.index[0]).removeprefix("planted="), percent(least.iloc[0], 0)
-    return f", of any other altered copies, by the search that suits them, at least {share} ({kind}){text}"
+    return f"; of other altered copies, by the search that suits each, at least {share} ({kind}){text}"
 
 
 def scope(results: Results) -> str:

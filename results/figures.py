@@ -45,10 +45,10 @@ def say_differences(results: Results) -> str:
 
 
 def _tally(rows: pd.DataFrame) -> str:
-    """better on 1, worse on 0, cannot be told on 3 data sets (uncorrected intervals)."""
+    """better on 1, worse on 0, not told apart on 3 data sets."""
     better, worse = int((rows["low"] > 0).sum()), int((rows["high"] < 0).sum())
     rest = len(rows) - better - worse
-    return f"better on {better}, worse on {worse}, not told apart on {rest} data sets (95 % intervals)"
+    return f"better on {better}, worse on {worse}, not told apart on {rest} data sets (uncorrected intervals)"
 
 
 def say_predictors(results: Results) -> str:
