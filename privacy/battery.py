@@ -73,13 +73,13 @@ class Result:
 def audit(
     synthetic: Images, bank: Bank, heldout: Bank, *, stride: float, embed: Embed, looks: NDArray[np.floating],
     trip: Trip | None = None, known: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
-    own: NDArray[np.float32] | None = None,
+    own: NDArray[np.float32] | None = None, classes: list[str] | None = None,
 ) -> Result:  # fmt: skip
     """Search for one synthetic set uint8 [M, S, S, 3] among a generator's training images.
 
     stride: of the patch search, in tiles. embed: images -> features [N, D]. looks: the bank's small pictures, for
     `power.relatives`. trip: sends images through the generator's autoencoder and back. known, own: features of both
-    banks and of the synthetic images where they are there already.
+    banks and of the synthetic images where they are there already. classes: of the synthetic images, for rows of each.
     """
     # What is searched for: synthetic images, one held-out image a patient, and what stands for a copy.
     chosen, m = control_patients(heldout.patients, 0), len(synthetic)
@@ -111,6 +111,9 @@ def audit(
     rows += [row for name, each in laws.items() for row in _power_rows(name, by_query[name], each["threshold"])]
     rows += _absolute_rows(near[:, 0]) + _overfitting_rows(found.features[:m], *banks, heldout.patients)
     rows += _bank_rows(synthetic, bank, heldout) + _called_rows(called, law, len(far))
+    for name in sorted(set(classes or ())):
+        mine_alone = called[np.array(classes) == name]
+        rows += [row | {"group": name} for row in _called_rows(mine_alone, law, len(far))]
     columns: dict[str, list[Any]] = {
         "nearest": found.nearest["tile_max"][:m, 0].tolist(), "distance": near[:, 0].tolist(),
         "threshold": [law["threshold"]] * m, "flagged": (near[:, 0] <= law["threshold"]).tolist(),
@@ -276,10 +279,8 @@ def _called_rows(called: NDArray[np.bool_], law: Row, controls: int) -> list[Row
     low, high = excess_interval(int(called.sum()), n, int(law["k"]), controls)
     high = max(high, float(called.mean()))
     excess = {"value": max(0.0, (float(called.mean()) - level) / (1 - level)), "low": low, "high": high}
-    return [
-        {"metric": "copies_called", "value": float(called.mean()), "n": n},
-        {"metric": "excess_copies", "n": n} | excess,
-    ]
+    share = dict(zip(("value", "low", "high"), wilson_interval(int(called.sum()), n), strict=True))
+    return [{"metric": "copies_called", "n": n} | share, {"metric": "excess_copies", "n": n} | excess]
 
 
 def _absolute_rows(distances: NDArray[np.float64]) -> list[Row]:

@@ -18,7 +18,7 @@ VERSIONS: dict[str, int] = {
     "features": 2,
     "classify": 3,
     "fidelity": 7,
-    "audit": 9,
+    "audit": 10,
     "membership": 3,
 }
 

@@ -52,13 +52,13 @@ def run_audit(config: Record, inputs: dict[str, Path], folder: Path) -> None:
         mine = arrays["synthetic"][np.searchsorted(arrays["synthetic_rows"], some)] if there else None
     own, stride = bank(seen), config["stride"]
     looks = thumbnails(own.images)
-    result = audit(drawn.images[some], own, bank(prepared.heldout), stride=stride, embed=embedded, looks=looks,
-                   trip=trip, known=known, own=mine)  # fmt: skip
-    names = [f"{drawn.seeds[i]}" for i in some]
     labels = [label_name(prepared.card, drawn.labels[i]) for i in some]
+    result = audit(drawn.images[some], own, bank(prepared.heldout), stride=stride, embed=embedded, looks=looks,
+                   trip=trip, known=known, own=mine, classes=labels)  # fmt: skip
+    names = [f"{drawn.seeds[i]}" for i in some]
     inside = np.isin(seen, prepared.members) if config["budget"] is None else np.ones(len(seen), bool)
     patients = [prepared.patients[i] for i in (*seen[inside], *prepared.heldout)]
-    rows = result.rows + _class_rows(result, labels) + _gap(result.features, known[0][inside], known[1], patients)
+    rows = result.rows + _gap(result.features, known[0][inside], known[1], patients)
     write_result(replace(result, rows=rows), names, folder)
 
 
@@ -79,19 +79,6 @@ def _gap(synthetic: NDArray[Any], members: NDArray[Any], heldout: NDArray[Any], 
 
     value, low, high = subset_interval(gap, patients, gap(np.arange(len(both))), subsets=50)
     return [{"metric": "overfit_gap", "value": value, "low": low, "high": high, "n": len(synthetic)}]
-
-
-def _class_rows(result: Result, labels: list[str]) -> list[Record]:
-    """Share of each class that is called a copy, with Wilson's interval; a count, not an excess."""
-    from privacy.power import wilson_interval
-
-    called, rows = np.array(result.columns["copy"]), []
-    for name in sorted(set(labels)):
-        mine = called[np.array(labels) == name]
-        value, low, high = wilson_interval(int(mine.sum()), len(mine))
-        rows.append({"metric": "copies_called", "group": name, "value": value, "low": low, "high": high,
-                     "n": len(mine)})  # fmt: skip
-    return rows
 
 
 def embedded(images: Images) -> NDArray[np.float32]:
