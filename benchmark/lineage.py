@@ -191,18 +191,24 @@ class Lineage:
         given = inputs | ({"start": before} if before else {})
         return Cell("autoencoder", VERSIONS["autoencoder"], config, given, threads, about)
 
+    def drawing(self, reference: str) -> list[Block]:
+        """The blocks of the grid that ask for synthetic images of this set."""
+        blocks = [block for block in self.study.grid if self.inside(block, reference)]
+        return [block for block in blocks if any(arm in SYNTHETIC_ARMS for arm in block.arms)]
+
+    def share(self, reference: str) -> float:
+        """How large the largest synthetic set of this set is, as a share of its training images, 1 at most."""
+        return min(1.0, max((max(b.budgets) * max(b.ratios) for b in self.drawing(reference)), default=1.0))
+
     def synthetic(self, reference: str, key: str, sight: Sight, seed: int, variant: str, how: Record) -> Cell:
         """A synthetic set, large enough for every budget and ratio of this generator and exposure.
 
         how: steps, guidance, filter, and perhaps phrasing (of the captions) and limit (images).
         """
         study, generator = self.study, self.study.generators[key]
-        blocks = [block for block in study.grid if self.inside(block, reference)]
-        blocks = [block for block in blocks if block.generators is None or key in block.generators]
+        blocks = [block for block in self.drawing(reference) if block.generators is None or key in block.generators]
         blocks = [block for block in blocks if sight.exposure in ("external", *block.exposure)]
-        blocks = [block for block in blocks if any(arm in SYNTHETIC_ARMS for arm in block.arms)]
-        largest = max(max(block.budgets) for block in blocks)
-        ratio = max(max(block.ratios) for block in blocks)
+        largest, ratio = max(max(block.budgets) for block in blocks), max(max(block.ratios) for block in blocks)
         config = sight.config() | {"seed": seed, "ratio": float(ratio), "size": study.size}
         config["budget"] = sight.budget or largest
         about: Record = self.identity[reference] | sight.config() | {"generator": key, "seed": seed, "variant": variant}

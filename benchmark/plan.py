@@ -174,10 +174,13 @@ class Planner:
                 )
 
             real = features("real", {}, known)
+            share = self.lineage.share(reference)
             for of, facts, more in sets:
                 inputs = {"split": split, "real": real, "judged": features(of, more, facts)} | more
                 inputs = inputs if place == 0 else {key: cell for key, cell in inputs.items() if key != "judge"}
-                yield Cell("fidelity", VERSIONS["fidelity"], config | told, inputs, 1, facts)
+                # Floor and controls at the number of images that the generator is measured with.
+                same = {"share": share} if of != "synthetic" and share < 1 else {}
+                yield Cell("fidelity", VERSIONS["fidelity"], config | told | same, inputs, 1, facts)
         if study.audit_pool:
             everyday: Record = {"encoder": "efficientnet_lite0", "images": study.fidelity.images}
             threads, version = study.threads.generator, VERSIONS["features"]

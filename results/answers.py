@@ -72,7 +72,8 @@ def utility(results: Results) -> str:
 def _short_of_placebos(rows: list[Row], results: Results) -> str:
     """Gains over real data that some placebo matched: what keeps them undecided."""
     names = [f"{row['dataset']} ({_rival(row, results)})" for row in rows if _unbeaten(row)]
-    return f"; on {listed(names)} that is better than real data alone, but not than every placebo" if names else ""
+    text = "the gain over real data alone could not be told from that of a placebo"
+    return f"; on {listed(names)} {text}" if names else ""
 
 
 def _rival(row: Row, results: Results) -> str:
@@ -135,11 +136,11 @@ def _many(rows: list[Row], results: Results) -> str:
         mine = [row for row in rows if row["verdict"] == verdict]
         parts += [f"{words} {len(mine)} ({_named(mine)})"] if mine else []
     where = listed([percent(budget) for budget in budgets])
-    doing = _doing(rows[0])
+    doing = _doing(rows[0]).replace(" ones", " images")
     seeds = sorted({int(row["seeds"]) for row in rows})
     evidence = f" (95 % intervals over {counted(seeds[0], 'seed')} and all test patients)"
     sets = counted(len(rows), "data set")
-    return f"With {where} of the real data{images}, of {sets} {doing} {listed(parts)}{evidence}"
+    return f"With {where} of the real data{images}, over {sets}, {doing} {listed(parts)}{evidence}"
 
 
 def _named(rows: list[Row]) -> str:
@@ -181,10 +182,15 @@ def worth(results: Results) -> str:
         return f"That was worth {known[0][1]} times the real data."
     ranked = sorted(known, key=lambda pair: -float(pair[0]["difference"]))
     shown = ranked if len(ranked) <= LISTED else [ranked[0], ranked[-1]]
-    text = "In real data that was worth " + listed([f"{text} times on {row['dataset']}" for row, text in shown])
-    ends = [multiplier_rows_of(results, row) for row, _ in known]
-    nothing = all(value["low"] <= 1 or flags.get("low") == -1 for value, flags in ends)
-    return f"{text}; none of it can be told from 1, that is from nothing." if nothing else f"{text}."
+    told, open_ones = list[str](), list[str]()
+    for row, text in shown:
+        value, flags = multiplier_rows_of(results, row)
+        nothing = value["low"] <= 1 or flags.get("low") == -1
+        (open_ones if nothing else told).append(f"{text} times on {row['dataset']}")
+    rest = f"cannot be told from 1, that is from nothing: {listed(open_ones)}" if open_ones else ""
+    if not told:
+        return f"What that was worth in real data {rest}."
+    return f"In real data that was worth {listed(told)}" + (f"; the rest {rest}." if rest else ".")
 
 
 def multiplier_of(results: Results, row: Row) -> str:
@@ -222,10 +228,14 @@ def full_data(results: Results) -> str:
         same = [row for row in mine if row["verdict"] == verdict]
         parts += [f"{words} {len(same)} ({_named(same)})"] if same else []
     sizes = sorted(float(row["smallest_detectable"]) for row in mine if not absent(row["smallest_detectable"]))
-    seen = f"; a difference of {number(sizes[-1])} would have been seen on each" if sizes else ""
+    seen = (
+        f"; a difference of {number(sizes[-1])} would have been seen on each with a chance of 80\u00a0%"
+        if sizes
+        else ""
+    )
     seen = "; on some no difference could have been seen with so few seeds" if sizes and sizes[-1] > 0.5 else seen
-    sets, does = counted(len(mine), "data set"), f"{_doing(mine[0])} {listed(parts)}"
-    return f"At {percent(top)} of the real data (exploratory), of {sets} {does}{seen}."
+    sets, does = counted(len(mine), "data set"), f"{_doing(mine[0]).replace(' ones', ' images')} {listed(parts)}"
+    return f"At {percent(top)} of the real data (exploratory), over {sets}, {does}{seen}."
 
 
 def realism(results: Results) -> str:

@@ -19,6 +19,7 @@ from results.tidy import (
 from results.wording import absent, counted, heading, listed, number, percent
 
 Row = dict[str, Any]
+EASY = 0.9  # accuracy, by its lower end, above which a linear classifier tells synthetic from real
 
 
 def warnings(results: Results) -> list[str]:
@@ -66,7 +67,7 @@ def signatures(results: Results) -> list[str]:
                 f"{row['generator']} is unusually near a training image "
                 f"(95 % interval {percent(row['low'])} to {percent(row['high'])})."
             )
-    found += _diversity(results) + _labels(results)
+    found += _diversity(results) + _labels(results) + _told_apart(results)
     claims = results.claims
     claims = claims if claims.empty else plain(results, claims)
     harmed = claims[(claims["against"] == "real") & (claims["verdict"] == "harmed")]
@@ -90,6 +91,16 @@ def _labels(results: Results) -> list[str]:
             wrong.append(f"{row['dataset']} {percent(row['value'], 0)} against {percent(floor['value'], 0)}")
     text = "Labels: a classifier of real images sees the label asked for in fewer synthetic images than real ones"
     return [f"{text} ({'; '.join(dict.fromkeys(wrong))})."] if wrong else []
+
+
+def _told_apart(results: Results) -> list[str]:
+    """Synthetic images that a linear classifier tells from real ones nearly always."""
+    table = plain_rows(results.pooled("fidelity", "two_sample_accuracy"))
+    table = table[table["generator"].isin(results.generators) & (table["low"] > EASY)].drop_duplicates("dataset")
+    told = [f"{row['dataset']} {percent(row['value'], 0)}" for row in records(table)]
+    return (
+        [f"Told apart: a linear classifier of features tells synthetic from real ({'; '.join(told)})."] if told else []
+    )
 
 
 def plain_rows(table: pd.DataFrame) -> pd.DataFrame:

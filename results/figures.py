@@ -137,7 +137,7 @@ HOW_TO_READ = {
     ),
     "reliability": (
         "Share of decisions that were right against the confidence in them, all seeds at the lowest budget, in fifteen "
-        "bins of equal mass; below the dotted line a classifier is surer than it may be."
+        "bins of equal mass; below the dotted line a classifier is over-confident."
     ),
     "ablations": (
         "Generators that differ from the first in one field alone: Fréchet distance (lower is closer) and, at the "

@@ -19,7 +19,7 @@ def number(value: Any, digits: int = 3, sign: bool = False) -> str:
         return DASH
     if value in (float("inf"), float("-inf")):
         return "∞" if value > 0 else f"{MINUS}∞"
-    text = f"{round(float(value), digits) + 0.0:{'+' if sign else ''}.{digits}f}"
+    text = f"{float(value) + 0.0:{'+' if sign else ''}.{digits}f}"  # -0.000 is below nothing, and says so
     return text.replace("-", MINUS)
 
 
@@ -137,9 +137,9 @@ HEADINGS = {
     "patch_power": "patch", "embedding_power": "embedding", "round_trip_power": "decoded bank",
     "excess_copies": "excess copies", "copies_called": "called by both controls",
     "tile_max_level": "level of the query control", "tile_max_excess_copies": "excess by the query control alone",
-    "bank_share": "nearer to training than to held-out", "bank_p": "p of that",
-    "membership_auroc": "membership AUROC", "membership_blind_auroc": "the same, generator unseen",
-    "membership_calibrated_auroc": "the same, calibrated by a reference model",
+    "bank_share": "nearer to training than to held-out", "bank_p": "p (nearer to training)",
+    "membership_auroc": "membership AUROC", "membership_blind_auroc": "blind, no model seen",
+    "membership_calibrated_auroc": "membership AUROC, calibrated",
     "membership_epsilon": "empirical epsilon, at least", "dp_epsilon": "epsilon promised", "dp_delta": "delta promised",
     "membership_epsilon_most": "that could be told, at most", "membership_void": "void", "most": "found best by",
 }  # fmt: skip

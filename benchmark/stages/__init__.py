@@ -17,7 +17,7 @@ VERSIONS: dict[str, int] = {
     "synthesize": 3,
     "features": 2,
     "classify": 3,
-    "fidelity": 7,
+    "fidelity": 8,
     "audit": 10,
     "membership": 3,
 }

@@ -116,7 +116,7 @@ def run_fidelity(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     rows = []
     for name, features in judged.items():
         # Equal n, drawn at random: stored sets are in order of rows or of classes.
-        n = min(len(test), len(features))
+        n = min(len(test), len(features), len(prepared.budget(config.get("share"), 0)))
         mine, other = (np.sort(rng.permutation(len(each))[:n]) for each in (test, features))
         other = rng.permutation(other)
         groups = [patients[i] for i in test_rows[mine]]

@@ -72,13 +72,17 @@ def test_a_study_measures_in_every_space_that_it_names(tmp_path: Path, clip: Pat
     cells = cells_of(tmp_path, generators={"g": SMALL}, datasets=["phantom-oct"], fidelity=fidelity)
     store = finish(cells, tmp_path / "home", "fidelity")
     names: dict[str, set[str]] = {}
+    counts = set[int]()
     keys = []
     for cell in (c for c in cells if c.stage == "fidelity"):
         for row in json.loads((store.folder(cell) / "rows.json").read_text()):
             names.setdefault(str(row.get("generator", "")), set()).add(row["metric"])
+            if row["metric"] == "frechet_efficientnet_lite0" and "group" not in row:
+                counts.add(row["n"])
             if cell.about.get("generator") == "g" and not cell.about.get("variant"):
                 keys.append((cell.about.get("seed"), row.get("generator"), row.get("group"), row["metric"]))
     assert len(set(keys)) == len(keys), "spaces must not share a name"
+    assert len(counts) == 1, "floor and controls at the generator's number of images"
     assert "probe_alignment" in names[""] & names["real"]
     for each in ("", "real", "copies"):
         assert {"frechet_efficientnet_lite0", "frechet_real_classifier", "frechet_test_resnet"} <= names[each]
