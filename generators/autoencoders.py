@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch.nn.utils.parametrizations import spectral_norm
 
 Autoencoder = Any  # diffusers.AutoencoderTiny or diffusers.AutoencoderKL
 Features = Callable[[torch.Tensor], list[torch.Tensor]]  # images [-1, 1] [N, 3, H, W] -> feature maps
@@ -34,6 +35,7 @@ class Stored(Protocol):
 SHIPPED = Path(__file__).parent / "augury-ae"
 FACTOR = 8
 KEPT_EVERY = 120.0  # seconds between two states of a training
+CRITIC_FROM = 0.2  # share of a tuning's steps after which its critic is heard
 TINY: dict[str, Any] = dict(
     encoder_block_out_channels=(32, 32, 32, 32),
     decoder_block_out_channels=(32, 32, 32, 32),
@@ -168,6 +170,7 @@ def tune_decoder(
     weights: NDArray[np.float64] | None = None,
     batch: int = 32,
     learning_rate: float = 1.5e-3,
+    adversarial: float = 0.5,
     seed: int = 0,
     checkpoint: Path | None = None,
     report: Callable[[int, float], None] = lambda seen, loss: None,
@@ -175,18 +178,23 @@ def tune_decoder(
     """Tune the decoder in place on images uint8 [N, H, W, 3], the encoder frozen; returns the loss of each step.
 
     weights float64 [N]: the probability of each image (None = all alike). Loss: 0.5 L1 + 0.5 (normalised feature maps +
-    Gram matrices), random left-right flips, AdamW, cosine. checkpoint: a folder in which the state is kept every two
-    minutes and from which an earlier run goes on. Raises FloatingPointError when the loss is not finite.
+    Gram matrices) and, after a fifth of the steps, what a critic of the feature maps says, its gradient at the pictures
+    `adversarial` times as long as the rest's; random left-right flips, AdamW, cosine. checkpoint: a folder in which the
+    state is kept every two minutes and from which an earlier run goes on. Raises FloatingPointError when the loss is
+    not finite.
     """
     device = next(model.parameters()).device
     model.requires_grad_(False)
     learnt = [part for name in ("decoder", "post_quant_conv") if (part := getattr(model, name, None)) is not None]
     parameters = [each for part in learnt for each in part.requires_grad_(True).parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=learning_rate)
+    critic = _critic(features, resolution, device, seed)
+    optimisers = (torch.optim.AdamW(parameters, lr=learning_rate),
+                  torch.optim.AdamW(critic.parameters(), lr=2e-4, betas=(0.5, 0.99)))  # fmt: skip
     steps = max(1, images_seen // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimisers[0], steps)
 
-    state = {f"part {i}": part for i, part in enumerate(learnt)} | {"optimiser": optimiser, "schedule": schedule}
+    state = {f"part {i}": part for i, part in enumerate(learnt)} | {"optimiser": optimisers[0], "schedule": schedule}
+    state |= {"critic": critic, "critic's optimiser": optimisers[1]}
     losses, saved, micro = kept_state(checkpoint, state), time.monotonic(), batch
     for step in range(len(losses), steps):
         # Draw a batch and encode it; nothing is learnt by the encoder.
@@ -197,10 +205,13 @@ def tune_decoder(
         with torch.no_grad():
             latents = _latents(model, target)
 
-        # Update the decoder.
-        rate = schedule.get_last_lr()[0]
-        loss, micro = _gradients(model, optimiser, latents, target, features, micro)
-        optimiser.step()
+        # Update the decoder and its critic.
+        rate, strength = schedule.get_last_lr()[0], adversarial if step >= CRITIC_FROM * steps else 0.0
+        for each in optimisers:
+            each.zero_grad(set_to_none=True)
+        loss, micro = _gradients(model, critic, latents, target, features, strength, micro)
+        for each in optimisers:
+            each.step()
         schedule.step()
         losses.append(loss)
         if not np.isfinite(loss):
@@ -213,28 +224,78 @@ def tune_decoder(
     return losses
 
 
+class Critic(torch.nn.Module):
+    """Real or decoded, told from frozen feature maps [N, C, h, w], a small head a map (projected GAN, Sauer 2021, arXiv
+    2111.01007), spectrally normalised."""
+
+    def __init__(self, channels: list[int], width: int = 64) -> None:
+        super().__init__()
+        shapes = [[(c, width, 1), (width, width, 3), (width, 1, 1)] for c in channels]
+        self.heads = torch.nn.ModuleList(torch.nn.Sequential(*self._layers(shape)) for shape in shapes)
+
+    @staticmethod
+    def _layers(shape: list[tuple[int, int, int]]) -> list[torch.nn.Module]:
+        convolutions = [torch.nn.Conv2d(a, b, side, padding=side // 2) for a, b, side in shape]
+        layers = [part for each in convolutions for part in (spectral_norm(each), torch.nn.LeakyReLU(0.2))]
+        return layers[:-1]
+
+    def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [head(each) for head, each in zip(self.heads, maps, strict=True)]
+
+
+def _critic(features: Features, resolution: int, device: torch.device, seed: int) -> Critic:
+    """A new critic of these features; its weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        maps = features(torch.zeros((1, 3, resolution, resolution), device=device))
+        return Critic([each.shape[1] for each in maps]).to(device)
+
+
 def _gradients(
-    model: Autoencoder, optimiser: torch.optim.Optimizer, latents: torch.Tensor, target: torch.Tensor,
-    features: Features, micro: int,
+    model: Autoencoder, critic: Critic, latents: torch.Tensor, target: torch.Tensor, features: Features,
+    strength: float, micro: int,
 ) -> tuple[float, int]:  # fmt: skip
     """Gradients of the batch's mean loss, and that loss; out of memory halves the micro-batch and starts over."""
     while True:
-        optimiser.zero_grad(set_to_none=True)
         total = 0.0
         try:
             for z, x in zip(latents.split(micro), target.split(micro), strict=True):
-                output = model.decode(z).sample
-                loss = 0.5 * F.l1_loss(output, x) + 0.5 * perceptual_loss(features(output), features(x))
-                share = loss * (len(z) / len(latents))
-                share.backward()
-                total += share.item()
+                share, output = len(z) / len(latents), model.decode(z).sample
+                loss, gradient = _judged(output, x, features, critic, strength, share)
+                output.backward(gradient)
+                total += share * loss
             return total, micro
         except torch.OutOfMemoryError:
             if micro == 1:
                 raise
             micro = -(-micro // 2)
+            model.zero_grad(set_to_none=True)
+            critic.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
             print(f"out of memory: micro-batch of the decoder lowered to {micro}", file=sys.stderr)
+
+
+def _judged(
+    output: torch.Tensor, target: torch.Tensor, features: Features, critic: Critic, strength: float, share: float
+) -> tuple[float, torch.Tensor]:
+    """The loss of decoded pictures [n, 3, R, R] and its gradient, times their share of the batch; the critic learns too
+    (hinge loss)."""
+    shown = output.detach().requires_grad_()
+    with torch.no_grad():
+        real = features(target)
+    made = features(shown)
+    loss = 0.5 * F.l1_loss(shown, target) + 0.5 * perceptual_loss(made, real)
+    (gradient,) = torch.autograd.grad(loss, shown, retain_graph=True)
+    critic.requires_grad_(True)
+    verdicts = zip(critic(real), critic([each.detach() for each in made]), strict=True)
+    hinge = torch.stack([F.relu(1 - true).mean() + F.relu(1 + false).mean() for true, false in verdicts]).mean()
+    (share * hinge).backward()
+    if strength:
+        critic.requires_grad_(False)
+        fooled = -torch.stack([each.mean() for each in critic(made)]).mean()
+        (pull,) = torch.autograd.grad(fooled, shown)
+        gradient = gradient + strength * gradient.norm() / pull.norm().clamp_min(1e-8) * pull
+    return loss.item(), share * gradient
 
 
 def keep_state(folder: Path, parts: Mapping[str, Any], losses: list[float]) -> None:

@@ -94,6 +94,39 @@ def test_a_tuning_that_was_killed_goes_on_to_the_same_decoder(tmp_path: Path, mo
     assert first == second and all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_critic_learns_to_tell_decoded_pictures_and_is_heard_after_a_fifth() -> None:
+    from generators.autoencoders import _critic, _judged
+
+    torch.manual_seed(0)
+    real, made = torch.rand(8, 3, 32, 32) / 2 + 0.5, torch.full((8, 3, 32, 32), -0.5)  # bright beside dark ones
+    critic = _critic(features, 32, torch.device("cpu"), 0)
+    same = _critic(features, 32, torch.device("cpu"), 0)
+    assert all(torch.equal(a, b) for a, b in zip(critic.parameters(), same.parameters(), strict=True))
+    optimiser = torch.optim.Adam(critic.parameters(), 2e-2)
+    for _ in range(60):
+        optimiser.zero_grad()
+        _, plain = _judged(made, real, features, critic, 0.0, 1.0)
+        optimiser.step()
+
+    def verdicts(pictures: torch.Tensor) -> list[float]:
+        return [each.mean().item() for each in critic(features(pictures))]
+
+    told = zip(verdicts(real), verdicts(made), strict=True)
+    assert all(a > b + 0.5 for a, b in told), "real above decoded"
+    _, pulled = _judged(made, real, features, critic, 0.5, 1.0)
+    assert float((pulled - plain).norm() / plain.norm()) == pytest.approx(0.5, rel=1e-3)
+    nearer = made - 50 * (pulled - plain)
+    assert sum(verdicts(nearer)) > sum(verdicts(made)), "against its gradient a picture looks more real"
+
+    images, models = (
+        dead_leaves(8, 32, np.random.default_rng(0)),
+        [load_autoencoder(SHIPPED), load_autoencoder(SHIPPED)],
+    )
+    losses = [tune_decoder(model, images, 32, features, images_seen=80, batch=8, adversarial=strength)
+              for model, strength in zip(models, (0.0, 0.5), strict=True)]  # fmt: skip
+    assert losses[0][:3] == losses[1][:3] and losses[0][3] != losses[1][3], "two steps of ten without it"
+
+
 def test_tuning_without_memory_for_the_batch_goes_on_with_less(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
