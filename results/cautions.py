@@ -88,7 +88,8 @@ def _labels(results: Results) -> list[str]:
     for row in records(table[table["generator"].isin(results.generators)]):
         floor = real.get(row["dataset"])
         if floor and not absent(row["high"]) and row["high"] < floor["low"]:
-            wrong.append(f"{row['dataset']} {percent(row['value'], 0)} against {percent(floor['value'], 0)}")
+            where = _where(results, row)
+            wrong.append(f"{where} {percent(row['value'], 0)} against {percent(floor['value'], 0)}")
     text = "Labels: a classifier of real images sees the label asked for in fewer synthetic images than real ones"
     return [f"{text} ({'; '.join(dict.fromkeys(wrong))})."] if wrong else []
 
@@ -96,11 +97,18 @@ def _labels(results: Results) -> list[str]:
 def _told_apart(results: Results) -> list[str]:
     """Synthetic images that a linear classifier tells from real ones nearly always."""
     table = plain_rows(results.pooled("fidelity", "two_sample_accuracy"))
-    table = table[table["generator"].isin(results.generators) & (table["low"] > EASY)].drop_duplicates("dataset")
-    told = [f"{row['dataset']} {percent(row['value'], 0)}" for row in records(table)]
+    table = table[table["generator"].isin(results.generators) & (table["low"] > EASY)].drop_duplicates(
+        ["dataset", "generator"]
+    )
+    told = [f"{_where(results, row)} {percent(row['value'], 0)}" for row in records(table)]
     return (
         [f"Told apart: a linear classifier of features tells synthetic from real ({'; '.join(told)})."] if told else []
     )
+
+
+def _where(results: Results, row: Row) -> str:
+    """A data set, and the generator where the study has several."""
+    return f"{row['dataset']} ({row['generator']})" if len(results.generators) > 1 else str(row["dataset"])
 
 
 def plain_rows(table: pd.DataFrame) -> pd.DataFrame:

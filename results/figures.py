@@ -94,7 +94,9 @@ def say_nearest_neighbours(results: Results) -> str:
 
 def say_distance_histogram(results: Results) -> str:
     """The share of synthetic images below the threshold, by data set."""
-    shares = [f"{each['dataset']} {percent(_below(each))}" for each in results.distances if len(each["synthetic"])]
+    found = [each for each in results.distances if len(each["synthetic"])]
+    below = [float((np.asarray(each["synthetic"]) <= each["threshold"]).mean()) for each in found]
+    shares = [f"{each['dataset']} {percent(share)}" for each, share in zip(found, below, strict=True)]
     level = " Held-out real images are the control; planted copies show what the audit would find."
     return f"Share of synthetic images at or below the threshold (first seed): {listed(shares)}.{level}"
 
@@ -104,10 +106,6 @@ def say_reader(results: Results) -> str:
     table = results.table[(results.table["metric"] == "reader_accuracy") & (results.table["dataset"] == "")]
     row = records(table[table["group"] == "all"])[0]
     return f"Readers told real from synthetic in {percent(row['value'], 0)} of {int(row['n'])} pictures. Bars are 95 %."
-
-
-def _below(entry: dict[str, Any]) -> float:
-    return float(sum(d <= entry["threshold"] for d in entry["synthetic"]) / len(entry["synthetic"]))
 
 
 def say_fidelity(results: Results) -> str:
@@ -194,7 +192,8 @@ def write_figure(figure: Figure, folder: Path, name: str, command: str, caption:
     """NAME.png (200 dpi), .pdf and .svg with command and caption inside; reproducible bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     with styled():
-        figure.draw_without_rendering()
+        for _ in range(2):  # the second time it knows how large pictures became
+            figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
     figure.set_layout_engine("none")  # laid out once for all three
     written = [folder / f"{name}.{kind}" for kind in ("png", "pdf", "svg")]
     for path in written:
