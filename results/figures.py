@@ -192,7 +192,7 @@ def write_figure(figure: Figure, folder: Path, name: str, command: str, caption:
     """NAME.png (200 dpi), .pdf and .svg with command and caption inside; reproducible bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     with styled():
-        for _ in range(2):  # the second time it knows how large pictures became
+        for _ in range(2 if any(axis.images for axis in figure.axes) else 1):  # then it knows how large pictures became
             figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
     figure.set_layout_engine("none")  # laid out once for all three
     written = [folder / f"{name}.{kind}" for kind in ("png", "pdf", "svg")]

@@ -1,10 +1,14 @@
 """One self-contained HTML page with its tables and figures, from finished numbers alone."""
 
 import base64
+import dataclasses
+import hashlib
 import io
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -36,6 +40,7 @@ SHORT = [
     "difference", "low", "high", "p", "p_holm", "text", "beats_placebos", "smallest_detectable", "seeds",
 ]  # fmt: skip
 INLINE_LIMIT = 400_000  # bytes of SVG above which a figure goes into the page as PNG
+KINDS = ("png", "pdf", "svg")
 PNG_LIMIT, PAGE_WIDTH = 2_000_000, 1400  # bytes of PNG above which it is a JPEG there, so many pixels wide
 
 
@@ -91,17 +96,49 @@ def page(results: Results, tables: dict[str, pd.DataFrame], figures: dict[str, S
 
 
 def _figures(results: Results, folder: Path) -> dict[str, Shown]:
-    shown = {}
-    study = str(results.study.get("name", "STUDY"))
+    """All figures that the study has data for; those that lie there are kept where nothing they come from changed."""
+    shown, study, note = {}, str(results.study.get("name", "STUDY")), folder.parent / "drawn.json"
+    known = json.loads(note.read_text()) if note.is_file() else {}
+    key, widths = _origin(results), dict[str, float]()
+    kept = known.get("key") == key and all(
+        (folder / f"{n}.{kind}").is_file() for n in known["widths"] for kind in KINDS
+    )
     for name, entry in FIGURES.items():
-        figure = draw(name, results)
-        if figure is None:
+        figure = None if kept else draw(name, results)
+        if figure is None and name not in (known["widths"] if kept else ()):
             continue
         line, text = command(name, study), caption(name, results)
-        write_figure(figure, folder, name, line, text)
+        if figure is not None:
+            write_figure(figure, folder, name, line, text)
+        widths[name] = known["widths"][name] if figure is None else float(figure.get_figwidth())
         source = _source(folder, name, entry.dense)
-        shown[name] = Shown(name, entry.title, entry.message(results), source, line, figure.get_figwidth() > 7)
+        shown[name] = Shown(name, entry.title, entry.message(results), source, line, widths[name] > 7)
+    if shown:
+        note.write_text(json.dumps({"key": key, "widths": widths}))
     return shown
+
+
+def _origin(results: Results) -> str:
+    """A digest of all that figures come from: every number and picture, the code of this package, matplotlib."""
+    seen = hashlib.sha256(matplotlib.__version__.encode())
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        seen.update(file.read_bytes())
+
+    def feed(value: Any) -> None:
+        if isinstance(value, pd.DataFrame):
+            seen.update(value.to_csv(index=False).encode())
+        elif isinstance(value, np.ndarray):
+            seen.update(f"{value.shape}{value.dtype}".encode() + value.tobytes())
+        elif isinstance(value, dict | list | tuple):
+            for each in value.items() if isinstance(value, dict) else value:
+                feed(each)
+        else:
+            seen.update(repr(value).encode())
+
+    for name in (each.name for each in dataclasses.fields(results) if each.name != "manifest"):
+        feed(name)
+        feed(getattr(results, name))
+    return seen.hexdigest()
 
 
 def _source(folder: Path, name: str, dense: bool) -> str:

@@ -312,14 +312,14 @@ def _diversity(prepared: split.Prepared, inputs: dict[str, Path]) -> list[Record
     real, given = prepared.train.images[some], prepared.train.labels[some]
     rows = _alike(prepared, "real", real, given, [prepared.patients[i] for i in some])
     for name, images in _controls(prepared, some).items():
-        rows += _alike(prepared, name, images, given, [str(i) for i in some])
+        rows += _alike(prepared, name, images, given, None)
     return rows
 
 
 def _alike(
-    prepared: split.Prepared, name: str, images: NDArray[np.uint8], given: NDArray[Any], patients: list[str]
+    prepared: split.Prepared, name: str, images: NDArray[np.uint8], given: NDArray[Any], patients: list[str] | None
 ) -> list[Record]:
-    """MS-SSIM of one set: of all pairs of one class, and class by class."""
+    """MS-SSIM of one set: of all pairs of one class, with an interval where it has patients; and class by class."""
     from generators.fidelity import ms_ssim_diversity, subset_interval
 
     (labels, kinds), rows = label_codes(given), []
@@ -327,15 +327,15 @@ def _alike(
         mine = np.flatnonzero((labels == group) | (group == "all"))
         if group != "all" and len(mine) < LEAST:
             continue
-        seen, codes, groups = images[mine], labels[mine], [patients[i] for i in mine]
+        seen, codes = images[mine], labels[mine]
         value = ms_ssim_diversity(seen, codes, PAIRS, 0)
         low, high = float("nan"), float("nan")
-        if group == "all":  # of a class the value alone: a tenth of a second for each half
+        if group == "all" and patients:  # of a class the value alone: a tenth of a second for each half
 
             def part(index: NDArray[np.int64], seen: Any = seen, codes: Any = codes) -> float:
                 return ms_ssim_diversity(seen[index], codes[index], PAIRS, 0)
 
-            _, low, high = subset_interval(part, groups, value, subsets=PROBED)
+            _, low, high = subset_interval(part, [patients[i] for i in mine], value, subsets=PROBED)
         told = group if group == "all" else label_name(prepared.card, kinds[group])
         rows.append({"metric": "ms_ssim", "group": told, "value": value, "low": low, "high": high, "n": len(mine),
                      "generator": name})  # fmt: skip

@@ -102,6 +102,23 @@ def test_the_same_results_give_the_same_bytes(folder: Path, results: Results, tm
         assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes(), path.name
 
 
+def test_figures_are_drawn_again_where_something_changed(results: Results, tmp_path: Path) -> None:
+    def times() -> dict[str, int]:
+        return {file.name: file.stat().st_mtime_ns for file in (tmp_path / "report" / "figures").glob("*.svg")}
+
+    render(results, tmp_path)
+    first, whole = times(), (tmp_path / "report" / "index.html").read_bytes()
+    render(results, tmp_path)
+    assert first and times() == first and (tmp_path / "report" / "index.html").read_bytes() == whole
+    (tmp_path / "report" / "figures" / "fidelity.pdf").unlink()
+    render(results, tmp_path)
+    assert (tmp_path / "report" / "figures" / "fidelity.pdf").is_file() and times() != first
+    second = times()
+    other = dataclasses.replace(results, table=results.table.assign(value=results.table["value"] * 0.9))
+    render(other, tmp_path)
+    assert all(times()[name] > second[name] for name in second)
+
+
 def test_an_empty_study_says_so(empty: Results, tmp_path: Path) -> None:
     render(empty, tmp_path)
     page = parsed(tmp_path / "report/index.html")
