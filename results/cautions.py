@@ -19,6 +19,7 @@ from results.tidy import (
 from results.wording import absent, counted, heading, listed, number, percent
 
 Row = dict[str, Any]
+NO_ALTERED = ("planted=exact", "planted=round_trip", "planted=same_patient_near_copy")  # told before, or no copies
 EASY = 0.9  # accuracy, by its lower end, above which a linear classifier tells synthetic from real
 
 
@@ -252,7 +253,7 @@ def _other_kinds(results: Results) -> str:
     images of patients that are in the bank."""
     table = results.table
     rows = table[table["metric"].str.endswith("_power") & table["seed"].isna() & (table["status"] == "ok")]
-    rows = rows[rows["group"].str.startswith("planted=") & ~rows["group"].isin(["planted=exact", "planted=round_trip"])]
+    rows = rows[rows["group"].str.startswith("planted=") & ~rows["group"].isin(NO_ALTERED)]
     keys = ["dataset", "generator", "exposure", "budget", "variant", "group"]
     least = rows.groupby(keys, dropna=False)["value"].max().groupby("group").min().sort_values(kind="stable")
     patient, least = least.get("planted=same_patient"), least.drop("planted=same_patient", errors="ignore")

@@ -85,6 +85,18 @@ def test_the_widest_interval_of_equal_excesses_is_quoted(results: Results) -> No
     assert "most on b" in cautions.privacy(made(results, rows))
 
 
+def test_the_audits_power_is_told_by_kind(results: Results) -> None:
+    keys = {"stage": "audit", "dataset": "d", "generator": "all", "exposure": "full"}
+    rows = [keys | {"metric": "excess_copies", "group": "all", "value": 0.0, "low": 0.0, "high": 0.01}]
+    shares = {"exact": 1.0, "round_trip": 0.9, "blended": 0.4, "shifted": 0.7, "same_patient": 0.2,
+              "same_patient_near_copy": 0.1}  # fmt: skip
+    rows += [keys | {"metric": f"{search}_power", "group": f"planted={kind}", "value": share * part}
+             for kind, share in shares.items() for search, part in (("tile_max", 1.0), ("patch", 0.5))]  # fmt: skip
+    text = cautions.privacy(made(results, rows)).replace("\u00a0", " ")
+    assert "100 % of exact copies and 90 % of round-trip copies" in text
+    assert "at least 40 % (blended), of other images of patients that it learnt from 20 %" in text
+
+
 def test_help_needs_a_placebo_and_harm_does_not() -> None:
     row = {"claim": True, "beats_placebos": "", "verdict": "helped"}
     assert rules._helped(row) == "undecided" and rules._helped(row | {"beats_placebos": "yes"}) == "supported"
