@@ -70,7 +70,7 @@ def run_split(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     if path is not None:
         del native, data  # large, and not needed beside the smaller ones
         data = datasets.load(reference, config["size"])
-    members, heldout = flip_coin(patients, config["audit_pool"], native.card.name)
+    members, heldout = flip_coin(patients, config["audit_pool"], data.card.name)
     kept = np.setdiff1d(np.arange(len(patients)), heldout)
     lost = _lost_class(data.card, data.splits["train"].labels[kept])
     if lost:
