@@ -29,8 +29,9 @@ def test_a_meter_counts_what_a_killed_try_spent(tmp_path: Path) -> None:
     first.thread.start()  # and never stopped: the process was killed
     while not first.file.exists():
         time.sleep(0.02)
-    (tmp_path / "checkpoint" / "spent.json").write_text(json.dumps([100.0, 50.0]))
     first.over.set()
+    first.thread.join()
+    first.file.write_text(json.dumps([100.0, 50.0]))
     with stages.Meter(tmp_path) as second:
         time.sleep(0.05)
     wall, cpu = second.read()
