@@ -185,6 +185,7 @@ class Lineage:
         own = generator.decoder_images_seen
         seen = 0 if generator.dp_epsilon else self.study.decoder_images_seen if own is None else own
         config |= {"size": self.study.size, "images_seen": seen // 4 if before else seen, "balance": generator.balance}
+        config |= {"precision": self.study.decoder_precision}
         config |= {"private": True} if generator.dp_epsilon else {}
         if sight.exposure == "full" and generator.data_share < 1:
             config |= {"data_share": generator.data_share, "seed_of_model": about_seed}

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -50,16 +51,34 @@ def efficientnet_lite0() -> torch.nn.Module:
     model: torch.nn.Module = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
     model.load_state_dict(efficientnet_lite0_weights())
     model.reset_classifier(0)  # type: ignore[operator]
-    return model.eval().requires_grad_(False)
+    return _folded(model.eval()).requires_grad_(False)
 
 
-def efficientnet_lite0_maps(stages: int = 5) -> Callable[[torch.Tensor], list[torch.Tensor]]:
-    """Feature maps of the first stages, differentiable: float [N, 3, H, W] in [-1, 1] -> list of [N, C, h, w]."""
+def _folded(model: torch.nn.Module) -> torch.nn.Module:
+    """The same function with timm's batch norms as part of the convolutions before them; their activations stay."""
+    from timm.layers import BatchNormAct2d
+
+    for parent in list(model.modules()):
+        for (name, layer), (after, norm) in pairwise(list(parent.named_children())):
+            if isinstance(layer, torch.nn.Conv2d) and isinstance(norm, BatchNormAct2d):
+                setattr(parent, name, fuse_conv_bn_eval(layer, norm))
+                setattr(parent, after, norm.act)
+    return model
+
+
+def efficientnet_lite0_maps(stages: int = 5, side: int = LITE0_SIDE) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+    """Feature maps of the first stages, differentiable: float [N, 3, H, W] in [-1, 1] -> list of [N, C, h, w].
+
+    Images smaller than side pixels are enlarged to it (bilinear): the first map has half the side of what it sees, and
+    the grain of a small image would be lost to it.
+    """
     model: Any = efficientnet_lite0()
 
     def maps(images: torch.Tensor) -> list[torch.Tensor]:
         model.to(images.device)
-        x, out = model.bn1(model.conv_stem(images)), []
+        if images.shape[-1] < side:
+            images = F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
+        x, out = model.bn1(model.conv_stem(images.contiguous(memory_format=torch.channels_last))), []
         for block in list(model.blocks)[:stages]:
             x = block(x)
             out.append(x)
@@ -82,7 +101,8 @@ def embed(
         x = part.permute(0, 3, 1, 2).float() / 127.5 - 1
         if x.shape[-2:] != (side, side):
             x = F.interpolate(x, (side, side), mode=mode, antialias=mode == "bicubic", align_corners=False)
-        out.append(model(x.clamp(-1, 1)).float().cpu().numpy())
+        x = x.clamp(-1, 1).contiguous(memory_format=torch.channels_last)
+        out.append(model(x).float().cpu().numpy())
     return np.concatenate(out) if out else np.zeros((0, 0), np.float32)
 
 

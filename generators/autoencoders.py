@@ -20,8 +20,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 Autoencoder = Any  # diffusers.AutoencoderTiny or diffusers.AutoencoderKL
 Features = Callable[[torch.Tensor], list[torch.Tensor]]  # images [-1, 1] [N, 3, H, W] -> feature maps
-
-
 Part = TypeVar("Part")
 
 
@@ -171,6 +169,7 @@ def tune_decoder(
     batch: int = 32,
     learning_rate: float = 1.5e-3,
     adversarial: float = 0.5,
+    precision: str = "bf16",
     seed: int = 0,
     checkpoint: Path | None = None,
     report: Callable[[int, float], None] = lambda seen, loss: None,
@@ -179,9 +178,9 @@ def tune_decoder(
 
     weights float64 [N]: the probability of each image (None = all alike). Loss: 0.5 L1 + 0.5 (normalised feature maps +
     Gram matrices) and, after a fifth of the steps, what a critic of the feature maps says, its gradient at the pictures
-    `adversarial` times as long as the rest's; random left-right flips, AdamW, cosine. checkpoint: a folder in which the
-    state is kept every two minutes and from which an earlier run goes on. Raises FloatingPointError when the loss is
-    not finite.
+    `adversarial` times as long as the rest's; random left-right flips, AdamW. precision: bf16 (autocast of autoencoder
+    and critic; features and losses stay in float32) or fp32. checkpoint: a folder in which the state is kept every two
+    minutes and from which an earlier run goes on. Raises FloatingPointError when the loss is not finite.
     """
     device = next(model.parameters()).device
     model.requires_grad_(False)
@@ -191,7 +190,7 @@ def tune_decoder(
     optimisers = (torch.optim.AdamW(parameters, lr=learning_rate),
                   torch.optim.AdamW(critic.parameters(), lr=2e-4, betas=(0.5, 0.99)))  # fmt: skip
     steps = max(1, images_seen // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimisers[0], steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimisers[0], lambda step: _rate(step, steps))
 
     state = {f"part {i}": part for i, part in enumerate(learnt)} | {"optimiser": optimisers[0], "schedule": schedule}
     state |= {"critic": critic, "critic's optimiser": optimisers[1]}
@@ -202,14 +201,15 @@ def tune_decoder(
         target = to_tensor(images[rng.choice(len(images), batch, p=weights)], resolution).to(device)
         if rng.random() < 0.5:
             target = target.flip(-1)
-        with torch.no_grad():
+        low = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+        with torch.no_grad(), low:
             latents = _latents(model, target)
 
         # Update the decoder and its critic.
         rate, strength = schedule.get_last_lr()[0], adversarial if step >= CRITIC_FROM * steps else 0.0
         for each in optimisers:
             each.zero_grad(set_to_none=True)
-        loss, micro = _gradients(model, critic, latents, target, features, strength, micro)
+        loss, micro = _gradients(model, critic, latents, target, features, strength, micro, low)
         for each in optimisers:
             each.step()
         schedule.step()
@@ -224,13 +224,21 @@ def tune_decoder(
     return losses
 
 
+def _rate(step: int, steps: int) -> float:
+    """Share of the learning rate at a step: upwards until the critic is heard, lest AdamW's first steps undo what the
+    decoder knows, then half a cosine to zero."""
+    first = CRITIC_FROM * steps
+    rest = max(0.0, (step - first) / max(1.0, steps - first))
+    return float(min(1.0, (step + 1) / (first + 1)) * 0.5 * (1 + np.cos(np.pi * min(1.0, rest))))
+
+
 class Critic(torch.nn.Module):
     """Real or decoded, told from frozen feature maps [N, C, h, w], a small head a map (projected GAN, Sauer 2021, arXiv
     2111.01007), spectrally normalised."""
 
     def __init__(self, channels: list[int], width: int = 64) -> None:
         super().__init__()
-        shapes = [[(c, width, 1), (width, width, 3), (width, 1, 1)] for c in channels]
+        shapes = [[(c, w, 1), (w, w, 3), (w, 1, 1)] for c in channels for w in [min(width, 2 * c)]]
         self.heads = torch.nn.ModuleList(torch.nn.Sequential(*self._layers(shape)) for shape in shapes)
 
     @staticmethod
@@ -253,16 +261,18 @@ def _critic(features: Features, resolution: int, device: torch.device, seed: int
 
 def _gradients(
     model: Autoencoder, critic: Critic, latents: torch.Tensor, target: torch.Tensor, features: Features,
-    strength: float, micro: int,
+    strength: float, micro: int, low: torch.autocast,
 ) -> tuple[float, int]:  # fmt: skip
     """Gradients of the batch's mean loss, and that loss; out of memory halves the micro-batch and starts over."""
     while True:
         total = 0.0
         try:
             for z, x in zip(latents.split(micro), target.split(micro), strict=True):
-                share, output = len(z) / len(latents), model.decode(z).sample
-                loss, gradient = _judged(output, x, features, critic, strength, share)
-                output.backward(gradient)
+                share = len(z) / len(latents)
+                with low:
+                    output = model.decode(z).sample
+                loss, gradient = _judged(output.float(), x, features, critic, strength, share, low)
+                output.backward(gradient.to(output.dtype))
                 total += share * loss
             return total, micro
         except torch.OutOfMemoryError:
@@ -276,8 +286,9 @@ def _gradients(
 
 
 def _judged(
-    output: torch.Tensor, target: torch.Tensor, features: Features, critic: Critic, strength: float, share: float
-) -> tuple[float, torch.Tensor]:
+    output: torch.Tensor, target: torch.Tensor, features: Features, critic: Critic, strength: float, share: float,
+    low: torch.autocast,
+) -> tuple[float, torch.Tensor]:  # fmt: skip
     """The loss of decoded pictures [n, 3, R, R] and its gradient, times their share of the batch; the critic learns too
     (hinge loss)."""
     shown = output.detach().requires_grad_()
@@ -287,12 +298,16 @@ def _judged(
     loss = 0.5 * F.l1_loss(shown, target) + 0.5 * perceptual_loss(made, real)
     (gradient,) = torch.autograd.grad(loss, shown, retain_graph=True)
     critic.requires_grad_(True)
-    verdicts = zip(critic(real), critic([each.detach() for each in made]), strict=True)
-    hinge = torch.stack([F.relu(1 - true).mean() + F.relu(1 + false).mean() for true, false in verdicts]).mean()
+    with low:
+        verdicts = zip(critic(real), critic([each.detach() for each in made]), strict=True)
+    losses = [F.relu(1 - true.float()).mean() + F.relu(1 + false.float()).mean() for true, false in verdicts]
+    hinge = torch.stack(losses).mean()
     (share * hinge).backward()
     if strength:
         critic.requires_grad_(False)
-        fooled = -torch.stack([each.mean() for each in critic(made)]).mean()
+        with low:
+            verdict = critic(made)
+        fooled = -torch.stack([each.float().mean() for each in verdict]).mean()
         (pull,) = torch.autograd.grad(fooled, shown)
         gradient = gradient + strength * gradient.norm() / pull.norm().clamp_min(1e-8) * pull
     return loss.item(), share * gradient

@@ -12,7 +12,7 @@ from typing import Any
 
 VERSIONS: dict[str, int] = {
     "split": 4,
-    "autoencoder": 4,
+    "autoencoder": 5,
     "train": 3,
     "synthesize": 3,
     "features": 2,

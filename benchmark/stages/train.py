@@ -60,6 +60,7 @@ def run_autoencoder(config: Record, inputs: dict[str, Path], folder: Path) -> No
             efficientnet_lite0_maps(),
             images_seen=config["images_seen"],
             weights=sampling_weights(sets, config["balance"]),
+            precision=config["precision"],
             seed=0,
             checkpoint=folder / "checkpoint",
             report=spoken("decoder", config["images_seen"]),

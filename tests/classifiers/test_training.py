@@ -104,7 +104,21 @@ def test_lite0_knows_imagenet() -> None:
     likeness = norm @ other.T
     assert likeness[0, 0] > likeness[0, 1] + 0.2, "an image is nearer to its mirror image than to another one"
     maps = efficientnet_lite0_maps()(torch.zeros(1, 3, 64, 64))
-    assert [m.shape[-1] for m in maps] == [32, 16, 8, 4, 4]
+    assert [m.shape[-1] for m in maps] == [64, 32, 16, 8, 8], "seen at 128 px"
+    assert [m.shape[-1] for m in efficientnet_lite0_maps()(torch.zeros(1, 3, 256, 256))] == [128, 64, 32, 16, 16]
+
+
+def test_lite0_with_its_norms_folded_in_is_the_same_function() -> None:
+    import timm
+
+    from classifiers.features import efficientnet_lite0_weights
+
+    plain = timm.create_model("tf_efficientnet_lite0", num_classes=1000).eval()
+    plain.load_state_dict(efficientnet_lite0_weights())
+    x = torch.rand((2, 3, 128, 128), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        wanted = plain.forward_head(plain.forward_features(x), pre_logits=True)
+        torch.testing.assert_close(efficientnet_lite0()(x), wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_strong_augmentation_changes_every_image_and_repeats_itself() -> None:

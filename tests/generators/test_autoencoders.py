@@ -22,9 +22,11 @@ from generators.autoencoders import (
 )  # fmt: skip
 from generators.distillation import dead_leaves
 
+STRIPES = np.broadcast_to((np.arange(64) % 8 < 4)[None, :, None, None] * 255, (16, 64, 64, 3)).astype(np.uint8)
+
 
 def features(images: torch.Tensor) -> list[torch.Tensor]:
-    return [torch.nn.functional.avg_pool2d(images, 4), images]
+    return [torch.nn.functional.avg_pool2d(images, 4) + 2, images + 2]
 
 
 @pytest.mark.parametrize(("size", "resolution"), [(16, 64), (24, 72), (32, 64), (40, 80), (64, 64), (128, 128)])
@@ -65,9 +67,8 @@ def test_round_trip_depends_on_the_image_alone() -> None:
 def test_tuning_moves_the_decoder_and_not_the_encoder() -> None:
     model: Any = load_autoencoder(SHIPPED)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    images = dead_leaves(16, 64, np.random.default_rng(2))
-    losses = tune_decoder(model, images, 64, features, images_seen=96, batch=8)
-    assert len(losses) == 12 and np.mean(losses[-3:]) < np.mean(losses[:3])
+    losses = tune_decoder(model, STRIPES, 64, features, images_seen=96, batch=8, adversarial=0.0)
+    assert len(losses) == 12 and np.mean(losses[-3:]) < 0.3 * np.mean(losses[:3])
     moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"decoder"}
 
@@ -102,10 +103,10 @@ def test_a_critic_learns_to_tell_decoded_pictures_and_is_heard_after_a_fifth() -
     critic = _critic(features, 32, torch.device("cpu"), 0)
     same = _critic(features, 32, torch.device("cpu"), 0)
     assert all(torch.equal(a, b) for a, b in zip(critic.parameters(), same.parameters(), strict=True))
-    optimiser = torch.optim.Adam(critic.parameters(), 2e-2)
+    optimiser, full = torch.optim.Adam(critic.parameters(), 2e-2), torch.autocast("cpu", torch.bfloat16, enabled=False)
     for _ in range(60):
         optimiser.zero_grad()
-        _, plain = _judged(made, real, features, critic, 0.0, 1.0)
+        _, plain = _judged(made, real, features, critic, 0.0, 1.0, full)
         optimiser.step()
 
     def verdicts(pictures: torch.Tensor) -> list[float]:
@@ -113,7 +114,7 @@ def test_a_critic_learns_to_tell_decoded_pictures_and_is_heard_after_a_fifth() -
 
     told = zip(verdicts(real), verdicts(made), strict=True)
     assert all(a > b + 0.5 for a, b in told), "real above decoded"
-    _, pulled = _judged(made, real, features, critic, 0.5, 1.0)
+    _, pulled = _judged(made, real, features, critic, 0.5, 1.0, full)
     assert float((pulled - plain).norm() / plain.norm()) == pytest.approx(0.5, rel=1e-3)
     nearer = made - 50 * (pulled - plain)
     assert sum(verdicts(nearer)) > sum(verdicts(made)), "against its gradient a picture looks more real"
@@ -125,6 +126,18 @@ def test_a_critic_learns_to_tell_decoded_pictures_and_is_heard_after_a_fifth() -
     losses = [tune_decoder(model, images, 32, features, images_seen=80, batch=8, adversarial=strength)
               for model, strength in zip(models, (0.0, 0.5), strict=True)]  # fmt: skip
     assert losses[0][:3] == losses[1][:3] and losses[0][3] != losses[1][3], "two steps of ten without it"
+
+
+def test_half_precision_learns_as_full_precision_does() -> None:
+    found = {}
+    for precision in ("fp32", "bf16"):
+        model: Any = load_autoencoder(SHIPPED)
+        losses = tune_decoder(model, STRIPES, 64, features, images_seen=64, batch=8, adversarial=0.0,
+                              precision=precision, learning_rate=5e-4)  # fmt: skip
+        assert {each.dtype for each in model.parameters()} == {torch.float32}
+        found[precision] = losses
+    assert found["fp32"] != found["bf16"]
+    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.05)
 
 
 def test_tuning_without_memory_for_the_batch_goes_on_with_less(
@@ -141,7 +154,7 @@ def test_tuning_without_memory_for_the_batch_goes_on_with_less(
         return decoding(latents)
 
     monkeypatch.setattr(models[1], "decode", small_memory)
-    assert tune_decoder(models[1], images, 32, features, images_seen=16, batch=8) == pytest.approx(losses, rel=1e-4)
+    assert tune_decoder(models[1], images, 32, features, images_seen=16, batch=8) == pytest.approx(losses, rel=1e-2)
     assert capsys.readouterr().err.splitlines() == ["out of memory: micro-batch of the decoder lowered to 4"]
 
 
