@@ -118,10 +118,10 @@ class Store:
 
     def finish(self, cell: Cell, facts: Record) -> None:
         """Write `cell.json` last and atomically: config, inputs, hashes of every file, and what the run cost."""
-        folder = self.folder(cell)
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        folder, kept = self.folder(cell), self.folder(cell) / "checkpoint"
         (folder / "error.json").unlink(missing_ok=True)
         files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != "cell.json")
+        files = [file for file in files if kept not in file.parents]  # a kill in here must not lose hours of training
         record = {
             "stage": cell.stage,
             "version": cell.version,
@@ -131,6 +131,7 @@ class Store:
             "files": {str(file.relative_to(folder)): sha256(file) for file in files},
         }
         write_json(folder / "cell.json", record | facts)
+        shutil.rmtree(kept, ignore_errors=True)
 
     def fail(self, cell: Cell, error: str) -> None:
         """Keep the reason, so that the table and `augury status` can tell it; the next run tries again."""

@@ -223,7 +223,7 @@ def distil(
 
     from classifiers.features import efficientnet_lite0_maps
     from generators.autoencoders import load_taesd, new_tiny
-    from generators.distillation import distil as teach
+    from generators.teaching import distil as teach
 
     def told(step: int, loss: float) -> None:
         if step % 50 == 0:

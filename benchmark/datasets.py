@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ MEDMNIST: dict[str, tuple[str, str, str]] = {
     "retinamnist": ("Fundoscopy", "Ophthalmology", "retina"),
     "tissuemnist": ("Microscopy", "Pathology", "kidney cortex"),
 }
+RETINA = tuple(f"fundoscopy image of the retina with {grade} diabetic retinopathy"  # retinamnist's classes 0 to 4
+               for grade in ("no", "mild", "moderate", "severe", "proliferative"))  # fmt: skip
 PHANTOM_VERSION = 1  # raised when the same seed draws other pictures
 PHANTOMS = tuple(
     f"phantom-{kind}"
@@ -202,8 +205,7 @@ def _phantom(name: str, size: int, images: int) -> Dataset:
 def _medmnist_card(name: str) -> Card:
     from medmnist import INFO
 
-    info = INFO[name]
-    image_type, specialty, anatomy = MEDMNIST[name]
+    info, (image_type, specialty, anatomy) = INFO[name], MEDMNIST[name]
     kind = info["task"]
     task = "multilabel" if "multi-label" in kind else "ordinal" if "ordinal" in kind else "multiclass"
     return Card(
@@ -212,6 +214,7 @@ def _medmnist_card(name: str) -> Card:
         image_type=image_type,
         specialty=specialty,
         anatomy=anatomy,
+        captions=RETINA if name == "retinamnist" else (),
         task=task,
         licence=info["license"],
         citation="Yang J. et al., MedMNIST v2, Scientific Data 10:41, 2023",
@@ -273,7 +276,7 @@ def identity(reference: str) -> dict[str, str]:
 
 DETAILS = ("label", "type", "full")
 NOTHING = "no finding"
-NEGATIVE = ("normal", "healthy", "negative", "none")
+NEGATIVE = re.compile(r"normal\b.*|healthy\b.*|negative|none|no[ _].*|notumou?r")  # what a class of nothing is called
 SPELLED = 4  # other classes at most that a class without a finding names as absent
 # {label} = the class, {type} = the image type, {full} = a sentence with anatomy and finding. The first of each is the
 # one that sets are drawn with, the last is never trained on: it asks whether the text is understood or learnt by heart.
@@ -305,9 +308,9 @@ def sentence(card: Card, chosen: list[int]) -> str:
     if names and card.captions:
         text = " and ".join([card.captions[chosen[0]], *names[1:]])
     spelled = any(word in f" {text.lower()} " for word in (" no ", " without "))
-    if len(names) != 1 or names[0].lower() not in NEGATIVE or (card.captions and spelled):
+    if len(names) != 1 or not NEGATIVE.fullmatch(names[0].lower()) or (card.captions and spelled):
         return text
-    others = [name for name in card.classes if name.lower() not in NEGATIVE]
+    others = [name for name in card.classes if not NEGATIVE.fullmatch(name.lower())]
     absent = f"no {' or '.join(others)}" if 0 < len(others) <= SPELLED else NOTHING
     return f"{text} with {absent}" if card.captions else f"{names[0].lower()} {lead} with {absent}"
 
@@ -318,8 +321,8 @@ def captions(
 ) -> list[str]:  # fmt: skip
     """One caption an image [N].
 
-    own: captions that the source gave each image, used where detail is full. phrasings: how many of PHRASINGS are
-    drawn from. noise: share of images whose caption is that of a random image with another label.
+    own: captions that the source gave each image, used where detail is full and they are not blank. phrasings: how many
+    of PHRASINGS are drawn from. noise: share of images whose caption is that of a random image with another label.
     """
     rng = np.random.default_rng([seed, len(labels)])
     which, source = rng.integers(0, phrasings, len(labels)), np.arange(len(labels))
@@ -330,7 +333,7 @@ def captions(
     made = []
     for i, label in enumerate(labels):
         place = int(source[i])
-        made.append(own[place] if own and detail == "full" else
+        made.append(own[place] if own and detail == "full" and own[place].strip() else
                     phrase(card, label if place == i else labels[place], detail, int(which[i])))  # fmt: skip
     return made
 

@@ -23,6 +23,10 @@ NOTICE = (
     "images; read the audit before you share them, and keep to the licence of the source."
 )
 COLUMNS = ("file_name", "caption", "class", "seed", "guidance", "generator")  # generator: its cell's digest
+AUTOENCODERS = {
+    "augury": "- The autoencoder that ships with Augury: it learnt from TAESD (MIT licence) on procedural pictures.",
+    "taesd": "- TAESD, an autoencoder made elsewhere (MIT licence).",
+}
 LIMITS = (
     "Made for measuring, not for care: no image shows a patient, and none may be used to diagnose or to teach what a "
     "disease looks like without a physician's judgement.",
@@ -73,10 +77,10 @@ def _export(cell: Cell, store: Store, folder: Path, audit: list[str]) -> int:
     drawn = synthesize.read(store.verify(cell))
     guidance = cell.config.get("guidance", "")
     generator = cell.inputs["train"].digest
-    rows = []
+    rows, blind = [], cell.config.get("unconditional", False)  # it was asked for no label
     for i, image in enumerate(drawn.images):
-        label = label_name(card, drawn.labels[i])
-        file = Path(folder_name(label)) / f"{i:06d}.png"
+        label = "" if blind else label_name(card, drawn.labels[i])
+        file = Path(folder_name(label) if label else "unlabelled") / f"{i:06d}.png"
         (folder / file.parent).mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / file)
         rows.append([file.as_posix(), drawn.captions[i], label, int(drawn.seeds[i]), guidance, generator])
@@ -100,6 +104,9 @@ def _sources(trained: Cell, store: Store) -> list[str]:
     for cell in chain:
         if "source" in cell.config:
             lines.append(f"- {cell.config['source']}, a model made elsewhere: its own licence holds as well.")
+    name = trained.inputs["autoencoder"].config.get("autoencoder")
+    if name:
+        lines.append(AUTOENCODERS.get(name, f"- {name}, an autoencoder made elsewhere: its own licence holds as well."))
     splits = {each.digest: each for one in chain for role, each in one.inputs.items() if role.startswith("split")}
     cards = [Card.of(json.loads((store.verify(each) / "card.json").read_text())) for each in splits.values()]
     return [*map(_source, cards), *lines]
@@ -135,7 +142,10 @@ def _set_card(card: Card, cell: Cell, n: int, audit: list[str], sources: list[st
     recipe |= {key: cell.config.get(key) for key in ("guidance", "steps", "scheduler", "size", "filter", "privacy")}
     recipe |= {"images": n, "generator cell": cell.inputs["train"].digest, "cell": cell.digest}
     own = [_source(card), f"- Classes: {', '.join(card.classes)}"]
-    own += [f"- The generator learnt from {len(sources)} sources, whose licences hold as well:", *sources]
+    own += ["- What the generator learnt from, whose licences hold as well:", *sources]
+    own += (
+        ["- Drawn without text: no label was asked for, and none is given."] if cell.config.get("unconditional") else []
+    )
     own += [f"- Caveats: {card.caveats}"] if card.caveats else []
     parts = {"Source": own, "How it was drawn": _listed(recipe), "Privacy audit": _audited(audit)}
     head = ["---", "license: other", "tags: [synthetic, medical]", "---", "", f"# Synthetic {card.name}", "", NOTICE]

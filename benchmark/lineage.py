@@ -124,6 +124,17 @@ class Lineage:
             )
         return found
 
+    def refuse_kin(self, key: str, group: list[str]) -> None:
+        """Raise BadInput where a generator would see images of one set that another set is tested on."""
+        names = {self.names[reference] for reference in group} - set(self.study.waive)
+        for kin in SHARED_SOURCES:
+            if len(both := sorted(names & kin)) > 1:
+                raise BadInput(
+                    f"generator {key!r} would learn from {' and '.join(both)}, made from the same images: what it sees "
+                    "of one may be a test image of the other; allowed: train_on: each, a list with one of them, or "
+                    f"waive: [{', '.join(both)}]"
+                )
+
     def trained(self, reference: str, key: str, sight: Sight, seed: int) -> Cell:
         """The cell that holds the generator's diffusers folder."""
         generator = self.study.generators[key]
@@ -140,6 +151,7 @@ class Lineage:
             }
             return Cell("train", VERSIONS["train"], config, {"autoencoder": self.autoencoder(generator)}, 1, about)
         if sight.exposure != "transfer":
+            self.refuse_kin(key, group)
             return self._train(generator, sight, self.splits(group), None, generator.images_seen, about)
         first = self._train(
             generator, Sight("full"), self.splits(self.others(reference, key)), None, generator.images_seen,
@@ -209,9 +221,11 @@ class Lineage:
         study, generator = self.study, self.study.generators[key]
         blocks = [block for block in self.drawing(reference) if block.generators is None or key in block.generators]
         blocks = [block for block in blocks if sight.exposure in ("external", *block.exposure)]
-        largest, ratio = max(max(block.budgets) for block in blocks), max(max(block.ratios) for block in blocks)
-        config = sight.config() | {"seed": seed, "ratio": float(ratio), "size": study.size}
-        config["budget"] = sight.budget or largest
+        used = _used(blocks, sight.budget)
+        largest, ratio = max(budget for budget, _ in used), max(ratio for _, ratio in used)
+        config = sight.config() | {"seed": seed, "budget": largest, "ratio": ratio, "size": study.size}
+        if (largest, ratio) not in used or ratio % 1:  # not every row of the largest budget is drawn as often
+            config["used"] = [list(pair) for pair in sorted(used)]
         about: Record = self.identity[reference] | sight.config() | {"generator": key, "seed": seed, "variant": variant}
         inputs = {"split": self.split(reference)}
         if generator.images is not None:
@@ -239,6 +253,11 @@ class Lineage:
         about: Record = self.identity[reference] | {"generator": name, "budget": budget, "seed": seed}
         config: Record = {"baseline": name, "budget": budget, "seed": seed, "ratio": 1.0}
         return Cell("synthesize", VERSIONS["synthesize"], config, {"split": self.split(reference)}, 1, about)
+
+    def examiner(self, reference: str) -> Cell:
+        """The classifier that tells label consistency: where a filter is on, one that no filter looked through."""
+        filtered = any(share is not None for share in self.study.sampling.filter)
+        return self.judge(reference, Sight("full"), self.study.seeds if filtered else 0)
 
     def judge(self, reference: str, sight: Sight, seed: int, data_share: float = 1.0) -> Cell:
         """A classifier of the real images that the generator may see, kept with its weights; where they are a budget's,
@@ -284,6 +303,17 @@ class Lineage:
         config |= {"size": study.size, "phantom_images": study.phantom_images, "external": True}
         split = self.split(reference)
         return {"external": Cell("split", VERSIONS["split"], config, {"split": split}, 1, self.identity[reference])}
+
+
+def _used(blocks: list[Block], budget: float | None) -> set[tuple[float, float]]:
+    """(budget, ratio) of every synthetic set that these blocks use; of one budget where one is given."""
+    return {
+        (each, float(ratio))
+        for block in blocks
+        for each in block.budgets
+        if budget in (None, each)
+        for ratio in [*block.ratios, *([1] if "mixed" in block.arms else [])]
+    }
 
 
 def foreign_folder(images: str, dataset: str, alone: bool) -> Path | None:

@@ -96,11 +96,11 @@ class Planner:
         """Every set of a generator at one budget, what is measured on it, and the arms that it feeds."""
         generator, sight = self.study.generators[key], self.lineage.sight(key, exposure, budget, seed)
         variants = self.study.sampling.variants() if generator.images is None else {"": {}}
+        if generator.unconditional:  # it is asked for no label by which a filter could judge it
+            variants = self.study.sampling.model_copy(update={"filter": [None]}).variants()
         if self.study.unseen_phrasing and seed == 0 and generator.images is None and not generator.unconditional:
             yield from self.unseen(reference, key, sight)
         for variant, how in variants.items():
-            if generator.unconditional and how.get("filter"):
-                continue  # it is asked for no label
             filtered = how.get("filter") is not None or how.get("privacy") is not None
             # A filter sees what it is given: of a model from elsewhere it may know the budget alone.
             shown = Sight("external", budget, seed) if filtered and sight.exposure == "external" else sight
@@ -118,7 +118,8 @@ class Planner:
     def unseen(self, reference: str, key: str, sight: Sight) -> Iterator[Cell]:
         """Label consistency of a wording that the generator was not trained on; it feeds no classifier."""
         study, split = self.study, self.lineage.split(reference)
-        how = study.sampling.variants()[""] | {"phrasing": UNSEEN, "limit": 200}
+        how = study.sampling.variants()[""] | {"phrasing": UNSEEN, "limit": 200, "filter": None}
+        how.pop("privacy", None)
         drawn = self.lineage.synthetic(reference, key, sight, 0, "phrasing=unseen", how)
         config: Record = {"encoder": "efficientnet_lite0", "images": study.fidelity.images}
         threads, version = study.threads.generator, VERSIONS["features"]
@@ -128,7 +129,7 @@ class Planner:
         )
         ours = Cell("features", version, config | {"of": "synthetic"}, {"synthesize": drawn}, threads, about)
         inputs = {"split": split, "real": real, "judged": ours, "synthesize": drawn}
-        inputs |= {"judge": self.lineage.judge(reference, Sight("full"), 0)}
+        inputs |= {"judge": self.lineage.examiner(reference)}
         yield Cell("fidelity", VERSIONS["fidelity"], config | {"whole": True}, inputs, 1, about)
 
     def placebos(self, reference: str, block: Block) -> Iterator[Cell]:
@@ -149,7 +150,7 @@ class Planner:
         limited = about["exposure"] in ("budget", "transfer")
         about |= {"budget": budget} if drawn.about["budget"] is not None else {}
         trained = drawn.inputs.get("train")
-        judge = {"judge": self.lineage.judge(reference, Sight("full"), 0)}
+        judge = {"judge": self.lineage.examiner(reference)}
         sets: list[tuple[str, Record, dict[str, Cell]]] = [("real", known, judge)]
         sets += [("synthetic", about, {"synthesize": drawn} | judge)]
         if trained and not about["variant"]:

@@ -106,6 +106,8 @@ class Generator(Frozen):
         given = [key for key in ("start", "checkpoint", "images") if getattr(self, key)]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} given; allowed: one of start, checkpoint, images")
+        if self.batch < self.processes:
+            raise ValueError(f"batch {self.batch} and processes {self.processes} given; allowed: an image a process")
         if self.images_seen and self.epochs:
             raise ValueError("images_seen and epochs given; allowed: one of them")
         if self.dp_epsilon is not None:
@@ -170,6 +172,7 @@ class Sampling(Frozen):
         spec = find_spec("diffusers")
         listed = Path(str(spec and spec.origin)).parent / "schedulers" / "scheduling_utils.py"
         names = re.findall(r"^    (\w+Scheduler) = \d+$", listed.read_text(encoding="utf-8"), re.MULTILINE)
+        names = [name for name in names if name not in UNFIT]
         if value not in names:
             raise ValueError(f"allowed: a scheduler of diffusers by class name: {', '.join(names)}")
         return value
@@ -193,6 +196,8 @@ class Sampling(Frozen):
         return found
 
 
+# Of diffusers' schedulers: one of other noise levels than the model's, one whose noise no seed of an image decides.
+UNFIT = ("EDMEulerScheduler", "DPMSolverSDEScheduler")
 hashed = cache(sha256)  # weights are read once a plan
 
 
@@ -265,10 +270,12 @@ def local_folder(reference: str) -> Path:
     if Path(reference).is_dir():
         return Path(reference)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, IncompleteSnapshotError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(reference, local_files_only=True))
+    except IncompleteSnapshotError as error:  # a library fetched what it needed; who asks looks for the parts
+        return Path(error.snapshot_path)
     except (HFValidationError, LocalEntryNotFoundError):
         raise BadInput(
             f"model {reference!r} is neither a folder nor in the local hub cache; `hf download {reference}` "
@@ -304,8 +311,13 @@ def model_folder(reference: str) -> Path:
     if autoencoder not in ("AutoencoderKL", "AutoencoderTiny"):
         raise BadInput(f"model {reference!r}: its vae is {autoencoder}; allowed: AutoencoderKL, AutoencoderTiny")
     for part in ("unet", "vae", "text_encoder"):
-        if not (folder / part / "config.json").is_file() or not list((folder / part).glob("*.safetensors")):
-            raise BadInput(f"model {reference!r}: {part} needs config.json and its weights as .safetensors")
+        weights = [file for file in (folder / part).glob("*.safetensors") if file.name.count(".") == 1]  # no variant
+        if not (folder / part / "config.json").is_file() or not weights:
+            raise BadInput(f"model {reference!r}: {part} needs config.json and its weights as NAME.safetensors, in the "
+                           "main variant (not NAME.fp16.safetensors)")  # fmt: skip
+    side = json.loads((folder / "unet" / "config.json").read_text()).get("sample_size")
+    if not isinstance(side, int):
+        raise BadInput(f"model {reference!r}: its unet draws latents of side {side}; allowed: one whole number")
     return folder
 
 

@@ -248,11 +248,11 @@ class Reporter:
         return [given, f"augury report {self.study.name}"]
 
     def shared_images(self) -> list[str]:
-        """Pictures that sets have in common, where a generator goes from some sets to another."""
-        if not any("transfer" in block.exposure for block in self.study.grid):
+        """Pictures that sets have in common, where a generator learns from several; phantoms share none."""
+        if not any(each.trained and each.train_on != "each" for each in self.study.generators.values()):
             return []
-        own = [cell for cell in self.of("split") if not cell.config.get("external")]
-        parts = {str(cell.about["dataset"]): self.prepared(cell.digest) for cell in own}
+        own = {str(cell.about["dataset"]): cell for cell in self.of("split") if not cell.config.get("external")}
+        parts = {name: self.prepared(cell.digest) for name, cell in own.items() if not name.startswith("phantom-")}
         found = shared_images({key: [p.train.images, p.validation.images, p.test.images] for key, p in parts.items()})
         return [finding.text for finding in found]
 

@@ -145,8 +145,12 @@ def folder_name(label: str) -> str:
 def labelled_files(place: Path, labels: list[str]) -> dict[str, list[Path]]:
     """Image files of each label, from folders of that name or a CSV of path,label."""
     if place.is_dir():
-        folders = {label: place / folder_name(label) for label in labels}
-        return {label: image_files(folder) if folder.is_dir() else [] for label, folder in folders.items()}
+        present = {folder.name for folder in place.iterdir() if folder.is_dir()}
+        folders = {label: label if label in present else folder_name(label) for label in labels}
+        for name in folders.values():
+            if len(both := [label for label in labels if folders[label] == name]) > 1:
+                raise BadInput(f"{place}: classes {', '.join(both)} share the folder {name!r}; name them as they are")
+        return {label: image_files(place / name) if name in present else [] for label, name in folders.items()}
     found: dict[str, list[Path]] = {label: [] for label in labels}
     with place.open(newline="") as stream:
         for row in csv.DictReader(stream):

@@ -253,7 +253,7 @@ def mixture(
         chosen = chosen[replaced[rank[chosen]]]
         return Mixture(budget[~replaced], chosen, share)
     if arm in ("synthetic", "augmented", "pretrained"):
-        chosen = _ratio_rows(len(budget), rank, copy, ratio)
+        chosen = ratio_rows(len(budget), rank, copy, ratio)
         return Mixture(none, chosen, 1.0) if arm == "synthetic" else Mixture(budget, chosen, share)
     raise ValueError(f"arm {arm!r} given; allowed: {', '.join(ARMS)}")
 
@@ -266,10 +266,10 @@ def oversampled(rows: Rows, labels: NDArray[Any]) -> Rows:
     return np.concatenate([np.resize(rows[codes == code], most) for code in range(codes.max() + 1)])
 
 
-def _ratio_rows(n: int, rank: Rows, copy: Rows, ratio: float) -> Rows:
-    """rN synthetic images for the first n rows; a fractional last copy takes evenly spaced rows."""
+def ratio_rows(n: int, rank: Rows, copy: Rows, ratio: float) -> Rows:
+    """rN synthetic images for the first n rows, at least one; a fractional last copy takes evenly spaced rows."""
     whole = int(ratio)
-    extra = round((ratio - whole) * n)
+    extra = max(round((ratio - whole) * n), int(whole == 0))
     spaced = np.zeros(n, bool)
     if extra:
         spaced[np.round(np.linspace(0, n - 1, extra)).astype(int)] = True

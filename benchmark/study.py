@@ -205,13 +205,13 @@ class Study(Frozen):
         for name in self.generators:
             if name in BASELINES or name in ("real", "round_trip"):
                 raise ValueError(f"generator name {name!r} is taken by a control")
-        if self.needs_generator and self.size % 8:
+        if self.needs_generator and self.size % 8 and any(not each.images for each in self.generators.values()):
             raise ValueError(f"size: {self.size} given; arms with a generator need a multiple of 8")
         return self
 
     @property
     def needs_generator(self) -> bool:
-        """Whether any arm draws synthetic images from a trained generator."""
+        """Whether any arm takes synthetic images of a generator."""
         return bool(self.generators) and any(arm in SYNTHETIC_ARMS for block in self.grid for arm in block.arms)
 
     @property

@@ -136,6 +136,19 @@ def token_ids(words: Any, captions: list[str]) -> torch.Tensor:
     return torch.as_tensor(batch.input_ids)
 
 
+def cut_short(words: Any, captions: list[str]) -> tuple[int, int]:
+    """How many distinct captions are longer than the text encoder reads, and how many are then one with another."""
+    texts, _ = distinct(captions)
+    read = {tuple(row) for row in token_ids(words, texts).tolist()} if texts else set()
+    return sum(len(words(text).input_ids) > words.model_max_length for text in texts), len(texts) - len(read)
+
+
+def distinct(captions: list[str]) -> tuple[list[str], NDArray[np.int64]]:
+    """The distinct captions in their order, and the place of each caption among them, int64 [N]."""
+    place = {text: i for i, text in enumerate(dict.fromkeys(captions))}
+    return list(place), np.array([place[text] for text in captions], np.int64)
+
+
 def signal_and_noise(scheduler: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """alpha_t and sigma_t of the scheduler, float32 [T] each, alpha^2 + sigma^2 = 1."""
     product = scheduler.alphas_cumprod.to(device=device, dtype=torch.float32)
@@ -164,8 +177,8 @@ def denoising_errors(
 ) -> NDArray[np.float64]:
     """Loss of latents float32 [N, C, h, w] at fixed times, float64 [N, T]: mean over `draws` noises that all share."""
     device, out = pipeline.device, np.zeros((len(latents), len(times)))
-    texts, which = np.unique(np.array(captions, dtype=object).astype(str), return_inverse=True)
-    known = pipeline.text_encoder(token_ids(pipeline.tokenizer, [str(text) for text in texts]).to(device))[0]
+    texts, which = distinct(captions)
+    known = pipeline.text_encoder(token_ids(pipeline.tokenizer, texts).to(device))[0]
     random = torch.Generator().manual_seed(seed)
     noises = torch.randn((draws, *latents.shape[1:]), generator=random)
     for start in range(0, len(latents), 128):
@@ -205,16 +218,14 @@ def sample(
     if scheduler and scheduler != type(pipeline.scheduler).__name__:
         pipeline = with_scheduler(pipeline, scheduler)
     pipeline.set_progress_bar_config(disable=True)
-    texts, which = np.unique(np.array([*captions, ""], dtype=object).astype(str), return_inverse=True)
-    embeddings = _encode(pipeline, [str(text) for text in texts])
-    empty, rows = embeddings[which[-1]], which[:-1]
 
     def some(part: slice) -> NDArray[np.uint8]:
-        index = torch.from_numpy(rows[part])
+        texts, which = distinct(["", *captions[part]])
+        embeddings, index = _encode(pipeline, texts), torch.from_numpy(which[1:])
         random = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
         latents = pipeline(
             prompt_embeds=embeddings[index],
-            negative_prompt_embeds=empty.expand(len(index), -1, -1),
+            negative_prompt_embeds=embeddings[:1].expand(len(index), -1, -1),
             latents=noise(pipeline, random),
             generator=random,
             num_inference_steps=steps,

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from generators.autoencoders import keep_state, kept_state
-from generators.latent_diffusion import diffusion_loss, signal_and_noise, token_ids
+from generators.latent_diffusion import diffusion_loss, distinct, signal_and_noise, token_ids
 
 Report = Callable[[int, float], None]  # images seen, loss
 ORDERS = [1 + x / 20 for x in range(1, 200)] + [*range(11, 64), 128, 256, 512, 1024]  # of Rényi's divergence
@@ -123,8 +123,8 @@ def train(
     average = copy.deepcopy(model).eval().requires_grad_(False)
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learnt, schedule.learning_rate, schedule.betas, weight_decay=schedule.weight_decay)
-    texts, which = np.unique(np.array([*captions, ""]), return_inverse=True)
-    ids = token_ids(pipeline.tokenizer, [str(text) for text in texts]).to(pipeline.device)
+    texts, which = distinct([*captions, ""])
+    ids = token_ids(pipeline.tokenizer, texts).to(pipeline.device)
     state = {"model": model, "average": average, "optimiser": optimiser}
     losses = kept_state(checkpoint, state)
     micro, saved = schedule.micro_batch or schedule.batch, time.monotonic()
@@ -135,13 +135,15 @@ def train(
         optimiser.zero_grad(set_to_none=True)
         loss, micro = _backward(shared, batch, latents, ids, schedule, slice(rank, None, world), micro)
         rate = learning_rate(schedule, step)
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss} at step {step} with learning rate {rate:.2g}")
+        norm = float(torch.nn.utils.clip_grad_norm_(learnt, schedule.gradient_norm))
+        if not np.isfinite([loss, norm]).all():
+            raise FloatingPointError(
+                f"loss is {loss}, gradient {norm:.3g} at step {step} with learning rate {rate:.2g}"
+            )
 
         # Update the weights and their running average.
         for group in optimiser.param_groups:
             group["lr"] = rate
-        torch.nn.utils.clip_grad_norm_(learnt, schedule.gradient_norm)
         optimiser.step()
         _update_average(average, model, min(schedule.ema_decay, (1 + step) / (10 + step)))
 
@@ -191,10 +193,9 @@ def train_privately(
     inner = torch.optim.AdamW(unet.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     limits = {"noise_multiplier": noise, "max_grad_norm": privacy.clip, "expected_batch_size": schedule.batch}
     optimiser = DPOptimizer(inner, **limits)
-    texts, which = np.unique(np.array([*captions, ""]), return_inverse=True)
+    texts, which = distinct([*captions, ""])
     with torch.no_grad():
-        ids = token_ids(pipeline.tokenizer, [str(text) for text in texts]).to(pipeline.device)
-        words = pipeline.text_encoder(ids)[0]
+        words = pipeline.text_encoder(token_ids(pipeline.tokenizer, texts).to(pipeline.device))[0]
     state = {"model": unet, "average": average, "optimiser": inner}
     losses, saved = kept_state(checkpoint, state), time.monotonic()
 

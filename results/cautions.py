@@ -50,7 +50,7 @@ def data_cautions(results: Results) -> list[str]:
     waived = [str(name) for name in results.study.get("waive") or []]
     found += [f"Leaks were waived by name for {listed(waived)}."] if waived else []
     shared = [str(each) for each in results.manifest.get("shared_images") or []]
-    text = f"Sets share pictures, so a generator may have met test images before transfer: {listed(shared)}."
+    text = f"Sets share pictures, so a generator of both may have met test images: {listed(shared)}."
     found += [text] if shared else []
     for card in results.datasets:
         reported = [str(each) for each in card.get("reported") or []]

@@ -103,9 +103,10 @@ def steps(home: Path) -> None:
     from benchmark.datasets import captions, load
     from benchmark.running import quiet
     from classifiers.features import efficientnet_lite0, efficientnet_lite0_maps, embed, fid_inception
-    from generators.autoencoders import SHIPPED, encode, load_autoencoder, tune_decoder
+    from generators.autoencoders import SHIPPED, encode, load_autoencoder
     from generators.fidelity import frechet_distance, subset_interval
     from generators.latent_diffusion import sample, small_pipeline
+    from generators.teaching import tune_decoder
     from generators.training import Schedule, train
 
     if not (os.environ.get("AUGURY_DATA") and os.environ.get("AUGURY_WEIGHTS")):

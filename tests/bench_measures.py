@@ -172,4 +172,28 @@ def features(show: Show) -> None:
     show("times as fast as torch-fidelity", taken(fidelity_package)[0] / mine, "x", "1")
 
 
-PARTS = {"neighbours": neighbours, "fidelity": fidelity, "features": features}
+def memory(show: Show) -> None:
+    """What tuning, encoding and training take beyond the images themselves, at 64 px."""
+    from classifiers.features import efficientnet_lite0_maps
+    from generators.autoencoders import SHIPPED, encode, load_autoencoder
+    from generators.latent_diffusion import small_pipeline
+    from generators.teaching import tune_decoder
+    from generators.training import Schedule, train
+
+    maps = efficientnet_lite0_maps()
+
+    def trained(images: NDArray[np.uint8]) -> None:
+        model = small_pipeline(load_autoencoder(SHIPPED), 64, (64, 128), 128, 0)
+        tune_decoder(model.vae, images, 64, maps, images_seen=64)
+        texts = ["chest radiograph", "brain MRI"] * (len(images) // 2)
+        uniform = np.full(len(images), 1 / len(images))
+        train(model, encode(model.vae, images, 64), texts, uniform, Schedule(images_seen=256), seed=0)
+
+    for count in (1_000, 1_000, 20_000):  # the first warms up
+        images = np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+        found = peak(partial(trained, images))
+        kept = f"beside {images.nbytes / 1e6:.0f} MB of images"
+        show(f"generator from {count:,} images, memory {kept}", found, "MB", "flat")
+
+
+PARTS = {"neighbours": neighbours, "fidelity": fidelity, "features": features, "memory": memory}

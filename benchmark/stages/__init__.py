@@ -13,8 +13,8 @@ from typing import Any
 VERSIONS: dict[str, int] = {
     "split": 4,
     "autoencoder": 5,
-    "train": 3,
-    "synthesize": 3,
+    "train": 4,
+    "synthesize": 4,
     "features": 2,
     "classify": 3,
     "fidelity": 8,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.cache import Record, write_json
-from benchmark.splits import budget_rows, entry_budgets, mixture
+from benchmark.splits import mixture
 from benchmark.stages import device, split, synthesize
 from benchmark.stages.audit import blind, told
 
@@ -35,7 +35,9 @@ def run_classify(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     # Train and predict.
     settings = _settings(config)
     model = _model(config, len(prepared.card.classes)).to(device())
-    chosen = _validation_rows(prepared, config)
+    chosen = np.arange(len(prepared.validation.labels))
+    if config.get("by_budget"):
+        chosen = prepared.validation_budget(config["budget"], seed)
     validation = Pool(prepared.validation.images[chosen], prepared.validation.labels[chosen], 1.0)
     if arm == "pretrained":
         curve = pretrain_and_tune(model, pools[1], pools[0], validation, task, settings, seed=seed)
@@ -72,15 +74,6 @@ def _model(config: Record, classes: int) -> Any:
     from classifiers.backbones import create
 
     return create(config["backbone"], classes, config["size"], config["seed"], config.get("weights"), config["options"])
-
-
-def _validation_rows(prepared: split.Prepared, config: Record) -> NDArray[np.int64]:
-    """All validation rows, or a stratified share as small as the budget, at least one image a class."""
-    labels = prepared.validation.labels
-    if not config.get("by_budget"):
-        return np.arange(len(labels))
-    patients = prepared.validation.groups or [str(i) for i in range(len(labels))]
-    return budget_rows(entry_budgets(labels, patients, config["seed"]), config["budget"])
 
 
 def _further(config: Record, inputs: dict[str, Path], prepared: split.Prepared) -> dict[str, NDArray[np.uint8]]:

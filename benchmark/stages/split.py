@@ -40,6 +40,12 @@ class Prepared:
         labels, patients = self.train.labels[self.kept], [self.patients[i] for i in self.kept]
         return self.kept[budget_rows(entry_budgets(labels, patients, seed or 0), budget)]
 
+    def validation_budget(self, budget: float, seed: int) -> Rows:
+        """Rows of validation as small a share of it as the budget is of train, at least one image a class."""
+        labels = self.validation.labels
+        patients = self.validation.groups or [str(i) for i in range(len(labels))]
+        return budget_rows(entry_budgets(labels, patients, seed), budget)
+
 
 def seen_rows(prepared: Prepared, config: Record) -> Rows:
     """Rows of train that a generator of this config may see: a budget, a share of all that is kept, or all; a

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from benchmark.cache import BadInput, Cell, Record, Store, write_json
 from benchmark.datasets import Card, captions, label_codes, label_name, phrase
 from benchmark.sources import labelled_files, read_image
-from benchmark.splits import pixel_keys
+from benchmark.splits import pixel_keys, ratio_rows
 from benchmark.stages import device, split, spoken
 from benchmark.study import Study
 
@@ -37,6 +37,11 @@ def run_synthesize(config: Record, inputs: dict[str, Path], folder: Path) -> Non
     copies = -(-round(config["ratio"] * 1_000_000) // 1_000_000)
     rank = np.tile(np.arange(len(rows)), copies)
     copy = np.repeat(np.arange(copies), len(rows))
+    if "used" in config:
+        sizes = {budget: len(prepared.budget(budget, config["seed"])) for budget, _ in config["used"]}
+        asked = [ratio_rows(sizes[budget], rank, copy, ratio) for budget, ratio in config["used"]]
+        some = np.unique(np.concatenate(asked))
+        rank, copy = rank[some], copy[some]
     rank, copy = rank[: config.get("limit")], copy[: config.get("limit")]
     labels = prepared.train.labels[rows[rank]]
     texts = _captions(config, prepared, rows, rank, labels)
@@ -148,7 +153,10 @@ def _filters(config: Record, inputs: dict[str, Path], prepared: split.Prepared) 
         bank, control = prepared.train.images[seen], prepared.validation
         known, patients = set(pixel_keys(bank)), control.groups or [str(i) for i in range(len(control.images))]
         own = {prepared.patients[i] for i in seen} if control.groups else set()
-        fresh = [i for i, key in enumerate(pixel_keys(control.images)) if key not in known and patients[i] not in own]
+        keys, cut = pixel_keys(control.images), np.arange(len(patients))
+        if limited:  # as little of validation as of train
+            cut = prepared.validation_budget(config["budget"], config["seed"])
+        fresh = [i for i in cut if keys[i] not in known and patients[i] not in own]
         rows = np.array(fresh)[control_patients([patients[i] for i in fresh], 0)]  # one image a patient
         far = np.sort(tile_max_neighbours(control.images[rows], bank, k=1)[0][:, 0])
         threshold = far[max(1, int(config["privacy"] * (len(far) + 1))) - 1]

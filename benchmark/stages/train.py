@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -30,6 +31,11 @@ class Rows:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
+    @property
+    def mapped(self) -> bool:
+        """Whether they are too many for memory."""
+        return any(isinstance(images, np.memmap) for images, _ in self.parts)
+
     def __getitem__(self, index: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
         wanted = np.arange(len(self))[index]
         out = np.empty((len(wanted), *self.parts[0][0].shape[1:]), np.uint8)
@@ -42,7 +48,8 @@ class Rows:
 def run_autoencoder(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     """Writes vae/ (a diffusers folder) and facts.json: its resolution in pixels, losses, images."""
     from classifiers.features import efficientnet_lite0_maps
-    from generators.autoencoders import encode, load_autoencoder, tune_decoder, working_resolution
+    from generators.autoencoders import encode, load_autoencoder, working_resolution
+    from generators.teaching import tune_decoder
     from generators.training import sampling_weights
 
     if "source" in config:
@@ -82,12 +89,14 @@ def run_autoencoder(config: Record, inputs: dict[str, Path], folder: Path) -> No
 def _own_autoencoder(config: Record, folder: Path) -> None:
     """The autoencoder of a model from elsewhere, frozen, at the resolution of its U-Net."""
     from benchmark.recipes import model_folder
-    from generators.autoencoders import FACTOR, load_autoencoder
+    from generators.autoencoders import load_autoencoder
 
     source = model_folder(config["source"])
     side = json.loads((source / "unet" / "config.json").read_text())["sample_size"]
-    load_autoencoder(source / "vae").save_pretrained(folder / "vae", safe_serialization=True)
-    write_json(folder / "facts.json", {"resolution": config["resolution"] or side * FACTOR, "loss": [], "images": 0})
+    model = load_autoencoder(source / "vae")
+    model.save_pretrained(folder / "vae", safe_serialization=True)
+    resolution = config["resolution"] or side * 2 ** (len(model.config.block_out_channels) - 1)
+    write_json(folder / "facts.json", {"resolution": resolution, "loss": [], "images": 0})
 
 
 def named_autoencoder(name: str) -> Any:
@@ -159,11 +168,18 @@ def _fit(
     pipeline: Any, resolution: int, config: Record, inputs: dict[str, Path], folder: Path
 ) -> tuple[list[float], Record]:
     from generators.autoencoders import encode
-    from generators.latent_diffusion import add_lora, merge_lora
+    from generators.latent_diffusion import add_lora, cut_short, merge_lora
     from generators.training import Privacy, Schedule, sampling_weights, train, train_privately
 
     images, texts, sets = seen(config, inputs)
-    latents = encode(pipeline.vae, images, resolution)
+    long, alike = cut_short(pipeline.tokenizer, texts)
+    if long and int(os.environ.get("RANK", 0)) == 0:
+        most = pipeline.tokenizer.model_max_length
+        print(f"captions: {long} are longer than the {most} tokens that the text encoder reads; {alike} it cannot tell "
+              "from another one", file=sys.stderr)  # fmt: skip
+    file = folder / "checkpoint" / f"latents {os.environ.get('RANK', 0)}.npy" if images.mapped else None
+    folder.joinpath("checkpoint").mkdir(exist_ok=True)
+    latents = encode(pipeline.vae, images, resolution, file=file)
     names = ("batch", "micro_batch", "learning_rate", "warmup", "ema_decay", "snr_gamma", "precision", "weight_decay",
              "gradient_norm", "betas", "decay")  # fmt: skip
     count = config["images_seen"] or round(config["epochs"] * len(texts))
@@ -191,7 +207,12 @@ def torch_group() -> bool:
 
 
 def _launch(config: Record, inputs: dict[str, Path], folder: Path) -> None:
-    """Run this cell again as several processes that share each batch: one a GPU, or on the CPU where there is none."""
+    """Run this cell again as several processes that share each batch: one a GPU, or on the CPU where there is none.
+
+    Where one of them is out of memory all go on from the last state, with half the images at once.
+    """
+    import torch
+
     job = folder / "checkpoint" / "job.json"
     job.parent.mkdir(exist_ok=True)
     roles = {role: str(path) for role, path in inputs.items()}
@@ -201,15 +222,22 @@ def _launch(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     command += ["--main_process_port", "0", "--module", "benchmark.stages.train", str(job)]
     reason = job.with_name("error.txt")
     reason.unlink(missing_ok=True)
-    last = ""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+    last, threads = "", max(1, torch.get_num_threads() // config["processes"])
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
         for line in running.stderr or ():
             last = line.strip() or last
-            if line.startswith(("generator:", "out of memory:")):
+            if line.startswith(("generator:", "captions:")):
                 print(line, end="", file=sys.stderr, flush=True)
-    if running.returncode:
-        told = reason.read_text() if reason.exists() else last
+    if not running.returncode:
+        return
+    told = reason.read_text() if reason.exists() else last
+    micro = config["micro_batch"] or -(-config["batch"] // config["processes"])
+    if not told.startswith("OutOfMemoryError") or micro == 1:
         raise RuntimeError(f"accelerate launch ended with {running.returncode}: {told}")
+    micro = -(-micro // 2)
+    print(f"out of memory: micro-batch lowered to {micro}, the batch stays {config['batch']}", file=sys.stderr)
+    _launch(config | {"micro_batch": micro}, inputs, folder)
 
 
 def main() -> None:
@@ -225,7 +253,8 @@ def main() -> None:
     try:
         run_train(job["config"], {role: Path(path) for role, path in job["inputs"].items()}, Path(job["folder"]))
     except Exception as error:
-        Path(sys.argv[1]).with_name("error.txt").write_text(f"{type(error).__name__}: {error}")
+        with suppress(FileExistsError), Path(sys.argv[1]).with_name("error.txt").open("x") as file:
+            file.write(f"{type(error).__name__}: {error}")  # the first to fail; the others' ends follow from it
         raise
     finally:
         torch.distributed.destroy_process_group()

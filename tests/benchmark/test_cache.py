@@ -43,6 +43,25 @@ def test_cell_without_its_last_file_is_unfinished(tmp_path: Path) -> None:
     assert store.verify(item) == store.folder(item)
 
 
+def test_a_kill_while_a_cell_is_closed_keeps_its_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, item = Store(tmp_path), cell()
+    state = store.folder(item) / "checkpoint" / "state.pt"
+    state.parent.mkdir(parents=True)
+    state.write_text("hours")
+
+    def killed(file: Path) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmark.cache.sha256", killed)
+        with pytest.raises(KeyboardInterrupt):
+            finish(store, item)
+    assert state.exists() and store.record(item) is None
+    finish(store, item)
+    record = store.record(item)
+    assert record is not None and set(record["files"]) == {"a.txt"} and not state.exists()
+
+
 def test_changed_and_lost_files_are_refused_by_name(tmp_path: Path) -> None:
     folder = finish(Store(tmp_path), cell())
     (folder / "a.txt").write_text("y")

@@ -1,23 +1,23 @@
 """Generators in a study: what each may see, where it starts from, and that the folder it leaves is plain diffusers."""
 
 import base64
+import csv
 import importlib
 import io
 import itertools
 import json
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from benchmark.cache import BadInput, Cell
+from benchmark.exporting import export_sets
 from benchmark.stages import split, synthesize
-from benchmark.stages.train import run_train, seen
+from benchmark.stages.train import seen
 from benchmark.study import load_study
 
 SMALL = {"images_seen": 64, "transfer_images_seen": 32, "batch": 16, "channels": [32, 32], "text_width": 32}
@@ -64,8 +64,8 @@ def test_what_training_reads_is_what_may_be_seen(
     tmp_path: Path, exposure: str, cells_of: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pixels that reach the decoder's and the generator's training, taken from the running cells."""
-    import generators.autoencoders as module
     from benchmark.running import run_one
+    from generators import autoencoders, teaching
 
     read: set[bytes] = set()
 
@@ -76,7 +76,7 @@ def test_what_training_reads_is_what_may_be_seen(
 
         return call
 
-    for name in ("tune_decoder", "encode"):
+    for module, name in ((teaching, "tune_decoder"), (autoencoders, "encode")):
         monkeypatch.setattr(module, name, reading(getattr(module, name)))
     cells = cells_of(tmp_path, generators={"g": SMALL}, exposure=exposure)
     store = finish(cells, tmp_path / "home", "split")
@@ -93,7 +93,7 @@ def test_what_training_reads_is_what_may_be_seen(
         assert read and read & target == own
 
 
-@pytest.mark.parametrize("module", ["generators.autoencoders", "generators.training"])
+@pytest.mark.parametrize("module", ["generators.teaching", "generators.training"])
 def test_a_cell_that_is_killed_goes_on_from_its_state(
     tmp_path: Path, module: str, cells_of: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,21 +119,6 @@ def test_a_cell_that_is_killed_goes_on_from_its_state(
         assert files and all(
             (whole.folder(cell) / file).read_bytes() == (killed.folder(cell) / file).read_bytes() for file in files
         )
-
-
-def test_a_filter_of_a_ready_model_knows_the_budget_alone(tmp_path: Path, cells_of: Any) -> None:
-    model = diffusion_folder(tmp_path / "sd", "kl")
-    changes: dict[str, Any] = {"generators": {"g": {"checkpoint": str(model)}}, "budgets": [0.2, 0.5], "size": 64}
-    cells = cells_of(tmp_path, **changes, sampling={"steps": 2, "filter": [None, 0.5]})
-    for drawn in of(cells, "synthesize"):
-        filtered = drawn.config["filter"] is not None
-        assert ("filter" in drawn.inputs) == filtered and (drawn.about["budget"] is not None) == filtered
-        if filtered:
-            assert drawn.inputs["filter"].config["budget"] == drawn.config["budget"] == drawn.about["budget"]
-    for cell in of(cells, "classify", generator="g", variant="filter=0.5"):
-        assert cell.inputs["synthesize"].config["budget"] == cell.config["budget"]
-    keys = [(c.stage, c.config.get("encoder"), *(str(v) for v in c.about.values())) for c in of(cells, "fidelity")]
-    assert len(set(keys)) == len(keys), "two sets of one name"
 
 
 def test_work_that_two_generators_share_is_told_for_both(tmp_path: Path, cells_of: Any, finish: Any) -> None:
@@ -186,6 +171,11 @@ def test_sweep_filter_and_groups_are_variants_of_one_study(tmp_path: Path, cells
     assert 0 <= facts["accepted_at_once"] <= facts["accepted"] <= 1 and facts["tries"] >= 12
     blind = of(cells, "synthesize", generator="blind", variant="")[0]
     assert set(synthesize.read(store.folder(blind)).captions) == {""}
+    list(export_sets([blind], store, tmp_path / "out"))
+    (folder,) = {file.parent for file in (tmp_path / "out").glob("*/*/*.png")}
+    with (folder.parent / "metadata.csv").open() as stream:
+        assert folder.name == "unlabelled" and {row["class"] for row in csv.DictReader(stream)} == {""}
+    assert "no label was asked for" in (folder.parent / "README.md").read_text()
 
 
 def test_unseen_phrasing_is_judged_and_feeds_nothing(tmp_path: Path, cells_of: Any, finish: Any) -> None:
@@ -198,190 +188,6 @@ def test_unseen_phrasing_is_judged_and_feeds_nothing(tmp_path: Path, cells_of: A
     assert all(text.startswith("one patient's ") for text in captions)
     rows = json.loads((store.folder(of(cells, "fidelity", variant="phrasing=unseen")[0]) / "rows.json").read_text())
     assert "label_consistency" in {row["metric"] for row in rows}
-
-
-def diffusion_folder(folder: Path, vae: str) -> Path:
-    """Stable Diffusion's layout and classes with random small weights; the VAE is random or the real TAESD."""
-    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    from generators.autoencoders import load_taesd
-    from generators.latent_diffusion import tokenizer
-
-    words = tokenizer()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        text = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-                max_position_embeddings=32, projection_dim=32, bos_token_id=words.bos_token_id,
-                eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
-            )
-        )  # fmt: skip
-        unet = UNet2DConditionModel(
-            sample_size=8, block_out_channels=(32, 32), layers_per_block=1, cross_attention_dim=32, norm_num_groups=8,
-            attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        )  # fmt: skip
-        if vae == "taesd":
-            weights = os.environ.get("AUGURY_WEIGHTS")
-            if not weights:
-                pytest.skip("needs $AUGURY_WEIGHTS/taesd")
-            autoencoder = load_taesd(Path(weights) / "taesd" / "taesd_diffusers_bf16.safetensors")
-        else:
-            blocks = 4
-            autoencoder = AutoencoderKL(
-                block_out_channels=(8,) * blocks, norm_num_groups=4, latent_channels=4,
-                down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,
-            )  # fmt: skip
-    scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
-                              skip_prk_steps=True, set_alpha_to_one=False)  # fmt: skip
-    StableDiffusionPipeline(
-        vae=autoencoder, text_encoder=text, tokenizer=words, unet=unet, scheduler=scheduler, safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
-    return folder
-
-
-@pytest.mark.parametrize("vae", ["kl", "taesd"])
-def test_the_papers_recipe_starts_from_a_folder_and_leaves_one(
-    tmp_path: Path, vae: str, cells_of: Any, finish: Any
-) -> None:
-    from diffusers import StableDiffusionPipeline
-
-    start = diffusion_folder(tmp_path / "sd", vae)
-    generator = {"recipe": "stable-diffusion", "start": "sd", "epochs": 1, "batch": 16, "micro_batch": 4, "warmup": 1}
-    cells = cells_of(tmp_path, generators={"sd": generator}, size=64, datasets=["phantom-x-ray"])
-    config = of(cells, "train")[0].config
-    assert (config["learning_rate"], config["precision"], config["ema_decay"]) == (5e-5, "bf16", 0.9999)
-    store = finish(cells, tmp_path / "home", "synthesize")
-
-    # Frozen VAE, trained text encoder and U-Net, loaded by plain diffusers.
-    folder = store.folder(of(cells, "train")[0]) / "pipeline"
-    before = StableDiffusionPipeline.from_pretrained(start, dtype=torch.float32)
-    after = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-    same = {part: all(torch.equal(a, b) for a, b in zip(getattr(before, part).parameters(),
-                                                         getattr(after, part).parameters(), strict=True))
-            for part in ("vae", "text_encoder", "unet")}  # fmt: skip
-    assert same == {"vae": True, "text_encoder": False, "unet": False}
-
-    # The same image from the same seed.
-    drawn_cell = of(cells, "synthesize")[0]
-    drawn = synthesize.read(store.folder(drawn_cell))
-    after.set_progress_bar_config(disable=True)
-    plain = after(
-        drawn.captions[0], generator=torch.Generator().manual_seed(int(drawn.seeds[0])), num_inference_steps=2,
-        guidance_scale=2.0, output_type="np",
-    ).images[0]  # fmt: skip
-    assert np.abs(plain * 255 - drawn.images[0].astype(float)).max() <= 1
-
-
-def test_two_processes_give_the_losses_of_one(tmp_path: Path, cells_of: Any, finish: Any) -> None:
-    losses = {}
-    for processes in (1, 2):
-        cells = cells_of(tmp_path, generators={"g": SMALL | {"processes": processes}}, datasets=["phantom-oct"])
-        store = finish(cells, tmp_path / "home", "train")
-        folder = store.folder(of(cells, "train")[0])
-        losses[processes] = json.loads((folder / "loss.json").read_text())["loss"]
-        assert not (folder / "checkpoint").exists()
-        facts = store.record(of(cells, "train")[0])
-        assert facts["cpu_seconds"] > 0.3 * facts["seconds"], "the children's too"
-    assert losses[1] != losses[2] and losses[2] == pytest.approx(losses[1], rel=1e-3)
-
-
-def test_several_processes_tell_why_they_ended(tmp_path: Path, cells_of: Any, finish: Any) -> None:
-    cells = cells_of(tmp_path, generators={"g": SMALL | {"processes": 2}}, datasets=["phantom-oct"])
-    store, cell = finish(cells, tmp_path / "home", "autoencoder"), of(cells, "train")[0]
-    inputs = {role: store.folder(each) for role, each in cell.inputs.items()}
-    (tmp_path / "cell").mkdir()
-    with pytest.raises(RuntimeError, match="launch ended with 1: ValueError: num_channels"):
-        run_train(cell.config | {"channels": [33, 33]}, inputs, tmp_path / "cell")
-
-
-def test_a_model_in_the_local_hub_cache_is_found(tmp_path: Path, cells_of: Any, finish: Any, monkeypatch: Any) -> None:
-    """The layout that `hf download` leaves."""
-    place = tmp_path / "hub" / "models--lab--Model"
-    (place / "refs").mkdir(parents=True)
-    (place / "refs" / "main").write_text("a" * 40)
-    diffusion_folder(place / "snapshots" / ("a" * 40), "kl")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    cells = cells_of(tmp_path, generators={"g": {"checkpoint": "lab/Model"}}, size=64, datasets=["phantom-oct"])
-    store = finish(cells, tmp_path / "home", "train")
-    assert (store.folder(of(cells, "train")[0]) / "pipeline" / "model_index.json").exists()
-
-
-def test_checkpoint_is_used_as_it_is_and_lora_leaves_a_stock_folder(tmp_path: Path, cells_of: Any, finish: Any) -> None:
-    from safetensors.torch import load_file
-
-    start = diffusion_folder(tmp_path / "sd", "kl")
-    generators: dict[str, Any] = {"ready": {"checkpoint": str(start)}}
-    if __import__("importlib.util").util.find_spec("peft"):
-        generators["lora"] = SMALL | {"start": str(start), "lora_rank": 2}
-    cells = cells_of(tmp_path, generators=generators, size=64, datasets=["phantom-x-ray"])
-    store = finish(cells, tmp_path / "home", "train")
-
-    def weights(folder: Path, part: str) -> dict[str, torch.Tensor]:
-        file = "model" if part == "text_encoder" else "diffusion_pytorch_model"
-        return load_file(folder / part / f"{file}.safetensors")
-
-    for cell in of(cells, "train"):
-        folder = store.folder(cell) / "pipeline"
-        for part in ("unet", "text_encoder", "vae"):
-            old, new = weights(start, part), weights(folder, part)
-            assert old.keys() == new.keys()
-            changed = any(not torch.equal(old[key], new[key]) for key in old)
-            assert changed == (cell.about["generator"] == "lora" and part == "unet")
-    ready = of(cells, "classify", generator="ready")
-    assert {cell.about["exposure"] for cell in ready} == {"external"}, "nobody knows what it saw"
-
-
-def test_finished_images_enter_as_a_generator(tmp_path: Path, cells_of: Any, finish: Any) -> None:
-    from benchmark.datasets import load
-
-    classes = load("phantom-ultrasound", 32, 60).card.classes
-    for name in classes:
-        (tmp_path / "gan" / name).mkdir(parents=True)
-        for i in range(9):
-            Image.fromarray(np.full((40, 40, 3), 10 * i, np.uint8)).save(tmp_path / "gan" / name / f"{i}.png")
-    changes: Any = {"generators": {"gan": {"images": "gan"}}, "datasets": ["phantom-ultrasound"]}
-    cells = cells_of(tmp_path, **changes)
-    assert not of(cells, "train") and not of(cells, "autoencoder")
-    store = finish(cells, tmp_path / "home", "classify", "fidelity", "audit")
-    drawn = synthesize.read(store.folder(of(cells, "synthesize")[0]))
-    assert drawn.images.shape[1:] == (32, 32, 3)
-    pairs = [(int(label), int(image[0, 0, 0])) for label, image in zip(drawn.labels, drawn.images, strict=True)]
-    assert len(set(pairs)) == len(pairs), "each image is used once"
-    for place in ("gan.csv", "several/phantom-ultrasound.csv"):
-        (tmp_path / place).parent.mkdir(exist_ok=True)
-        files = [f"{tmp_path}/gan/{name}/{i}.png,{name}" for name in classes for i in range(9)]
-        (tmp_path / place).write_text("\n".join(["path,label", *files]))
-        listed = cells_of(
-            tmp_path,
-            generators={"gan": {"images": place.split("/")[0]}},
-            datasets=["phantom-ultrasound", "phantom-ct"] if "/" in place else ["phantom-ultrasound"],
-        )
-        own = of(listed, "synthesize", generator="gan")
-        assert {cell.about["dataset"] for cell in own} == {"phantom-ultrasound"}
-        again = synthesize.read(finish(listed, tmp_path / "home", "synthesize").folder(own[0]))
-        assert (again.images == drawn.images).all(), "a CSV, or one for each set in a folder"
-    with pytest.raises(BadInput, match=r"has 9 of class '.*'; this study needs \d+"):
-        finish(cells_of(tmp_path, **changes, ratios=[5]), tmp_path / "home", "synthesize")
-
-
-@pytest.mark.parametrize(
-    ("generator", "words"),
-    [
-        ({"start": "no/such-model"}, "hf download no/such-model"),
-        ({"start": "a", "images": "b"}, "one of start, checkpoint, images"),
-        ({"images": "nowhere"}, "'nowhere' does not exist"),
-        ({"unconditional": True}, "unconditional needs train_on: each"),
-        ({"epochs": 2, "images_seen": 5}, "one of them"),
-        ({"train_on": ["phantom-ct"]}, "is not one of the study's sets"),
-    ],
-)
-def test_wrong_generators_are_one_line(tmp_path: Path, generator: dict[str, Any], words: str, cells_of: Any) -> None:
-    with pytest.raises(BadInput, match=words):
-        cells_of(tmp_path, generators={"g": generator})
 
 
 def test_privacy_filter_redraws_what_is_too_near(tmp_path: Path, cells_of: Any, finish: Any) -> None:
@@ -439,3 +245,45 @@ def test_images_that_are_mapped_give_the_same_weights(tmp_path: Path, cells_of: 
         folder = store.folder(of(cells, "train")[0])
         weights.append((folder / "pipeline/unet/diffusion_pytorch_model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+def test_a_set_holds_what_some_arm_uses_and_no_more(tmp_path: Path, cells_of: Any, finish: Any) -> None:
+    grid = [{"budgets": [1.0], "ratios": [1]}, {"budgets": [0.2], "ratios": [3]}]
+    cells = cells_of(tmp_path, generators={"g": SMALL}, grid=grid, datasets=["phantom-oct"])
+    drawn = of(cells, "synthesize", generator="g")[0]
+    store = finish(cells, tmp_path / "home", "synthesize")
+    prepared, made = split.read(store.folder(drawn.inputs["split"])), synthesize.read(store.folder(drawn))
+    few, many = len(prepared.budget(0.2, 0)), len(prepared.budget(1.0, 0))
+    assert len(made.images) == many + 2 * few and (made.rank[made.copy > 0] < few).all()
+    assert len(set(made.seeds.tolist())) == len(made.seeds)
+    half = cells_of(tmp_path, generators={"g": SMALL}, ratios=[0.5], budgets=[1.0], datasets=["phantom-oct"])
+    drawn = of(half, "synthesize", generator="g")[0]
+    made = synthesize.read(finish(half, tmp_path / "home", "synthesize").folder(drawn))
+    assert len(made.images) == round(many / 2)
+
+
+def test_sets_of_one_source_do_not_meet_in_one_generator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells_of: Any
+) -> None:
+    from benchmark import lineage
+
+    both = ["phantom-fundoscopy", "phantom-x-ray"]
+    monkeypatch.setattr(lineage, "SHARED_SOURCES", (set(both),))
+    for exposure in ("full", "budget"):
+        with pytest.raises(BadInput, match="phantom-fundoscopy and phantom-x-ray, made from the same images"):
+            cells_of(tmp_path, generators={"g": SMALL}, exposure=exposure)
+    assert cells_of(tmp_path, generators={"g": SMALL | {"train_on": "each"}})
+    assert cells_of(tmp_path, generators={"g": SMALL}, waive=both)
+
+
+def test_label_consistency_is_told_by_a_classifier_that_no_filter_used(tmp_path: Path, cells_of: Any) -> None:
+    sampling = {"steps": 2, "filter": 0.5}
+    cells = cells_of(tmp_path, generators={"g": SMALL, "blind": SMALL | {"train_on": "each", "unconditional": True}},
+                     sampling=sampling, unseen_phrasing=True)  # fmt: skip
+    used = {c.inputs["filter"].digest for c in of(cells, "synthesize") if "filter" in c.inputs}
+    judges = {c.inputs["judge"].digest for c in of(cells, "fidelity") if "judge" in c.inputs}
+    assert used and judges and not used & judges
+    unseen = of(cells, "synthesize", variant="phrasing=unseen", generator="g")
+    assert unseen and all("filter" not in c.inputs for c in unseen)
+    blind = of(cells, "synthesize", generator="blind")
+    assert blind and all(c.about["variant"] == "" and "filter" not in c.inputs for c in blind)

@@ -58,3 +58,29 @@ def test_own_captions_are_used_at_full_detail_alone() -> None:
     labels = np.array([0, 1])
     assert captions(XRAY, labels, ["one", "two"]) == ["one", "two"]
     assert captions(XRAY, labels, ["one", "two"], detail="label") == ["normal", "pneumonia"]
+
+
+def test_what_is_called_nothing_spells_out_the_rest() -> None:
+    card = Card("x", ("No finding", "pneumonia"), "X-ray", anatomy="chest")
+    assert phrase(card, 0).endswith("with no pneumonia") and "no finding" not in phrase(card, 1).lower()
+    assert phrase(Card("x", ("normal, benign", "malignant"), "Ultrasound"), 0).endswith("with no malignant")
+    lung = Card("x", ("non-small cell carcinoma", "nodule"), "CT")
+    assert phrase(lung, 0) == "ct image showing non-small cell carcinoma", "a finding, though it begins with non"
+
+
+def test_grades_of_retinamnist_have_words() -> None:
+    from benchmark.datasets import _medmnist_card
+
+    texts = [phrase(_medmnist_card("retinamnist"), i) for i in range(5)]
+    assert texts[0] == "fundoscopy image of the retina with no diabetic retinopathy" and len(set(texts)) == 5
+
+
+def test_a_blank_caption_is_that_of_the_class() -> None:
+    assert captions(XRAY, np.array([1, 1]), ["own words", " "]) == ["own words", phrase(XRAY, 1)]
+
+
+def test_captions_that_are_cut_are_counted() -> None:
+    from generators.latent_diffusion import cut_short, tokenizer
+
+    long = "chest radiograph " * 20
+    assert cut_short(tokenizer(), ["short", "short", long + "with effusion", long + "with nodule"]) == (2, 1)

@@ -63,6 +63,8 @@ def test_overrides_reach_nested_keys() -> None:
         ("{name: a, datasets: [x], sampling: {scheduler: Nonsense}}", "scheduler of diffusers by class name"),
         ("{name: a, datasets: [x], sampling: {scheduler: NoSuchScheduler}}", "scheduler of diffusers by class name"),
         ("{name: a, datasets: [x], generators: {g: {start: b, decoder_images_seen: 5}}}", "decoder is tuned"),
+        ("{name: a, datasets: [x], sampling: {scheduler: EDMEulerScheduler}}", "scheduler of diffusers by class name"),
+        ("{name: a, datasets: [x], generators: {g: {batch: 2, processes: 4}}}", "batch 2 and processes 4 given"),
         ("[1, 2]", "mapping"),
         ("{name: [", "not YAML"),
     ],
@@ -141,6 +143,11 @@ def test_a_model_begun_from_another_takes_the_papers_recipe(tmp_path: Path) -> N
     given = load_study(write(tmp_path, text)).generators
     assert (given["one"].recipe, given["one"].learning_rate, given["one"].epochs) == ("stable-diffusion", 5e-5, 15)
     assert {given[name].learning_rate for name in ("two", "three")} == {1e-3}
+
+
+def test_finished_images_alone_need_no_side_of_an_autoencoder(tmp_path: Path) -> None:
+    text = "{name: a, datasets: [x], size: 28, generators: {gan: {images: b}}}"
+    assert load_study(write(tmp_path, text)).size == 28
 
 
 @pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from generators import autoencoders
+from generators import teaching
 from generators.autoencoders import (
     SHIPPED,
     decode,
@@ -17,10 +17,9 @@ from generators.autoencoders import (
     round_trip,
     to_images,
     to_tensor,
-    tune_decoder,
     working_resolution,
 )  # fmt: skip
-from generators.distillation import dead_leaves
+from generators.teaching import dead_leaves, tune_decoder
 
 STRIPES = np.broadcast_to((np.arange(64) % 8 < 4)[None, :, None, None] * 255, (16, 64, 64, 3)).astype(np.uint8)
 
@@ -74,7 +73,7 @@ def test_tuning_moves_the_decoder_and_not_the_encoder() -> None:
 
 
 def test_a_tuning_that_was_killed_goes_on_to_the_same_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autoencoders, "KEPT_EVERY", 0.0)
+    monkeypatch.setattr(teaching, "KEPT_EVERY", 0.0)
     images, found = dead_leaves(16, 64, np.random.default_rng(2)), []
 
     def killed(seen: int, loss: float) -> None:
@@ -96,7 +95,7 @@ def test_a_tuning_that_was_killed_goes_on_to_the_same_decoder(tmp_path: Path, mo
 
 
 def test_a_critic_learns_to_tell_decoded_pictures_and_is_heard_after_a_fifth() -> None:
-    from generators.autoencoders import _critic, _judged
+    from generators.teaching import _critic, _judged
 
     torch.manual_seed(0)
     real, made = torch.rand(8, 3, 32, 32) / 2 + 0.5, torch.full((8, 3, 32, 32), -0.5)  # bright beside dark ones
@@ -156,6 +155,19 @@ def test_tuning_without_memory_for_the_batch_goes_on_with_less(
     monkeypatch.setattr(models[1], "decode", small_memory)
     assert tune_decoder(models[1], images, 32, features, images_seen=16, batch=8) == pytest.approx(losses, rel=1e-2)
     assert capsys.readouterr().err.splitlines() == ["out of memory: micro-batch of the decoder lowered to 4"]
+
+
+def test_tuning_stops_where_the_gradient_is_not_finite() -> None:
+    images = dead_leaves(8, 64, np.random.default_rng(2))
+
+    def steep(pictures: torch.Tensor) -> list[torch.Tensor]:
+        return [pictures + 2 + (pictures - pictures.detach()).sqrt()]  # + 0, whose slope is infinite
+
+    model: Any = load_autoencoder(SHIPPED)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(FloatingPointError, match="decoder: loss is nan at step 0"):
+        tune_decoder(model, images, 64, steep, images_seen=8, batch=8)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_tuning_stops_where_the_loss_is_not_finite() -> None:

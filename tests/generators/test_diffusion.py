@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from generators.autoencoders import new_tiny
-from generators.distillation import learn_vocabulary
 from generators.latent_diffusion import diffusion_loss, load_pipeline, sample, small_pipeline, token_ids, tokenizer
+from generators.teaching import learn_vocabulary
 from generators.training import Schedule, drawn_rows, learning_rate, sampling_weights, snr_weight, train
 
 CAPTIONS = ["head CT slice", "chest x-ray", "", "retina with no diabetic retinopathy"]

@@ -41,7 +41,7 @@ def fidelity(mine: float, spaces: tuple[str, ...] = ("a", "b"), kernel: float | 
     ],
 )  # fmt: skip
 def test_generalist_against_specialists(results: Results, rows: list[dict[str, Any]], verdict: str) -> None:
-    assert rules.generalist(made(results, rows)).verdict == verdict
+    assert rules.generalist(made(results, rows), "own").verdict == verdict
 
 
 @pytest.mark.parametrize(("seeds", "verdict"), [(1, "undecided: one generator of each was trained"),
@@ -49,10 +49,10 @@ def test_generalist_against_specialists(results: Results, rows: list[dict[str, A
 def test_a_claim_on_generators_needs_several_of_each(results: Results, seeds: int, verdict: str) -> None:
     some = made(results, fidelity(80))
     some = dataclasses.replace(some, study=some.study | {"seeds": seeds})
-    assert rules.generalist(some).verdict == verdict
+    assert rules.generalist(some, "own").verdict == verdict
     kinds = {"all": {}, "own": {"train_on": {"by": "image_type"}}}
     by_type = dataclasses.replace(some, study=some.study | {"generators": kinds})
-    assert rules.generalist(by_type).verdict == verdict, "a specialist of each image type is one"
+    assert rules.generalist(by_type, "own").verdict == verdict, "a specialist of each image type is one"
 
 
 @pytest.mark.parametrize(("mine", "verdict"), [((0, 0.01), "supported"), ((0.3, 0.5), "contradicted"),
@@ -108,8 +108,17 @@ def test_help_needs_a_placebo_and_harm_does_not() -> None:
 def test_compute_adds_up_all_specialists(results: Results) -> None:
     costs = [{"stage": "train", "generator": name, "seconds": seconds, "cell": str(i), "exposure": "full"}
              for i, (name, seconds) in enumerate((("all", 100.0), ("own", 60.0), ("own", 60.0)))]  # fmt: skip
-    claim = rules.compute(made(results, [], costs))
+    claim = rules.compute(made(results, [], costs), "own")
     assert claim.verdict == "supported" and "1.7 min against 2.0 min" in claim.estimate
+
+
+def test_each_suite_of_specialists_is_a_claim_of_its_own(results: Results) -> None:
+    suites = {"all": {"images_seen": 300}, "own": {"train_on": "each", "images_seen": 300},
+              "short": {"train_on": "each", "images_seen": 300 // len(results.names)}}  # fmt: skip
+    some = dataclasses.replace(results, study=results.study | {"generators": suites})
+    found = [claim.claim for claim in rules.hypotheses(some)]
+    assert [claim[:2] for claim in found] == ["H1", "H1", "H2", "H3", "H4", "H5", "H6", "H6", "H7"]
+    assert "own: equal steps" in found[0] and "short: equal images in all" in found[1]
 
 
 def test_table_leaves_the_papers_numbers_empty(results: Results) -> None:
