@@ -80,18 +80,18 @@ def _line(axis: Axes, part: pd.DataFrame, arm: str, generator: str, dashes: Any)
     shape = look(arm, generator)
     x, y = part["budget"].to_numpy(float), part["value"].to_numpy(float)
     low, high = part["low"].to_numpy(float), part["high"].to_numpy(float)
+    bars = np.nan_to_num(np.abs(np.stack([y - low, high - y])))
     order = 4 if arm == "augmented" and generator not in PLACEBOS else 3
-    face = shape.colour if shape.filled else "white"
-    style: dict[str, Any] = {"color": shape.colour, "marker": shape.marker, "mfc": face, "zorder": order}
+    style: dict[str, Any] = {"color": shape.colour, "marker": shape.marker, "zorder": order}
+    style["mfc"] = shape.colour if shape.filled else "white"
     if len(x) == 1:
-        x = x * DODGE.get(generator, 1.0)
-        bars = np.nan_to_num(np.abs(np.stack([y - low, high - y])))
+        x = x * DODGE.get(generator, 1.0) * 1.05 ** LINES.index(dashes)
         axis.errorbar(x, y, yerr=bars, ls="none", elinewidth=1.2, **style)
+        axis.plot(x * [0.98, 1.02], y.repeat(2), ls="none" if generator in PLACEBOS else dashes, color=shape.colour)
         return
     if arm in BANDED and generator not in PLACEBOS and dashes == "-":
         axis.fill_between(x, low, high, color=shape.colour, alpha=0.16, lw=0, zorder=2)
     else:
-        bars = np.nan_to_num(np.abs(np.stack([y - low, high - y])))
         x = x * DODGE.get(generator, DODGE.get(arm, 1.02)) * 1.02 ** LINES.index(dashes)
         axis.errorbar(x, y, yerr=bars, ls="none", color=shape.colour, elinewidth=1.1, alpha=0.75, zorder=2)
     axis.plot(x, y, ls=dashes, **style)
@@ -104,7 +104,8 @@ def _budget_axis(axis: Axes, results: Results, name: str, budgets: list[float]) 
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.tick_params(axis="x", which="minor", length=0)
     axis.set_xlabel("real data used (share, images)")
-    axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axis.set_xlim(budgets[0] / 1.2, budgets[-1] * 1.4)
+    axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
 def _arm_legend(figure: Figure, table: pd.DataFrame, styles: dict[tuple[Any, ...], Any]) -> None:
@@ -121,8 +122,7 @@ def _arm_legend(figure: Figure, table: pd.DataFrame, styles: dict[tuple[Any, ...
 
 def _handle(key: str) -> Line2D:
     shape = look(key)
-    line = "none" if key in PLACEBOS else "-"
-    face = shape.colour if shape.filled else "white"
+    line, face = "none" if key in PLACEBOS else "-", shape.colour if shape.filled else "white"
     return Line2D([], [], color=shape.colour, marker=shape.marker, mfc=face, ls=line, label=shape.label)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.markers import CARETDOWN, CARETUP
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from results.charts import WIDE, panels
 from results.tidy import (
@@ -99,13 +99,22 @@ def sweep(results: Results) -> Figure | None:
         mine = mine.assign(**{key: _setting(mine["variant"], key, value) for key, value in first.items()})
         for _, line in mine.sort_values("guidance").groupby("steps"):
             axis.plot(line[x], line[y], color=LOOKS["augmented"].colour, lw=0.9, alpha=0.6)
-        for row in mine.to_dict("records"):
+        pad = max(0.2 * float(mine[x].max() - mine[x].min()), 0.02)
+        axis.set_xlim(max(mine[x].min() - pad, -0.5 * pad), mine[x].max() + 2 * pad)
+        axis.margins(y=0.18)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        labels: list[tuple[float, float]] = []
+        for row in mine.sort_values(y).to_dict("records"):
             axis.plot([row[x]], [row[y]], "o" if row["variant"] else "s", color=LOOKS["augmented"].colour)
-            axis.annotate(row["variant"] or "as written", (row[x], row[y]), xytext=(4, 4), fontsize=7.5,
+            across, up = axis.transData.transform((row[x], row[y])) * 72 / figure.dpi  # points
+            higher = 4.0
+            while any(abs(across - a) < 70 and abs(up + higher - b) < 9 for a, b in labels):
+                higher += 5
+            labels.append((across, up + higher))
+            axis.annotate(row["variant"] or "as written", (row[x], row[y]), xytext=(5, higher), fontsize=7.5,
                           textcoords="offset points")  # fmt: skip
         axis.set_title(name)
         axis.set_xlabel("recall (higher = more diverse)")
-        axis.margins(0.18)
     axes[0].set_ylabel("Fréchet distance (lower = closer)")
     return figure
 
