@@ -126,9 +126,10 @@ class Lineage:
 
     def refuse_kin(self, key: str, group: list[str]) -> None:
         """Raise BadInput where a generator would see images of one set that another set is tested on."""
-        names = {self.names[reference] for reference in group} - set(self.study.waive)
+        strict = {self.names[ref] for ref in group if not {ref, self.names[ref]} & {*self.study.waive}}
         for kin in SHARED_SOURCES:
-            if len(both := sorted(names & kin)) > 1:
+            both = sorted({self.names[ref] for ref in group} & kin)
+            if len(both) > 1 and strict & kin:
                 raise BadInput(
                     f"generator {key!r} would learn from {' and '.join(both)}, made from the same images: what it sees "
                     "of one may be a test image of the other; allowed: train_on: each, a list with one of them, or "

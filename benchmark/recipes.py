@@ -270,13 +270,13 @@ def local_folder(reference: str) -> Path:
     if Path(reference).is_dir():
         return Path(reference)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, IncompleteSnapshotError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(reference, local_files_only=True))
-    except IncompleteSnapshotError as error:  # a library fetched what it needed; who asks looks for the parts
-        return Path(error.snapshot_path)
-    except (HFValidationError, LocalEntryNotFoundError):
+    except (HFValidationError, LocalEntryNotFoundError) as error:
+        if found := getattr(error, "snapshot_path", None):  # incomplete: a library fetched the parts that it needs
+            return Path(found)
         raise BadInput(
             f"model {reference!r} is neither a folder nor in the local hub cache; `hf download {reference}` "
             "fetches it from the hub"

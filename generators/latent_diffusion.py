@@ -139,8 +139,8 @@ def token_ids(words: Any, captions: list[str]) -> torch.Tensor:
 def cut_short(words: Any, captions: list[str]) -> tuple[int, int]:
     """How many distinct captions are longer than the text encoder reads, and how many are then one with another."""
     texts, _ = distinct(captions)
-    read = {tuple(row) for row in token_ids(words, texts).tolist()} if texts else set()
-    return sum(len(words(text).input_ids) > words.model_max_length for text in texts), len(texts) - len(read)
+    read = {tuple(row) for row in token_ids(words, texts).tolist()}
+    return sum(len(ids) > words.model_max_length for ids in words(texts).input_ids), len(texts) - len(read)
 
 
 def distinct(captions: list[str]) -> tuple[list[str], NDArray[np.int64]]:

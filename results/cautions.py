@@ -144,6 +144,10 @@ def _filtered(results: Results) -> list[str]:
     short = sums[(sums["size"] == 2) & (sums["sum"] < 0.9995)]["sum"]
     text = "refused images in a set, for of their labels it accepted none"
     left = [f"The privacy filter left up to {percent(1 - short.min())} {text}."] if len(short) else []
+    reached = results.table.loc[results.table["metric"] == "filter_level", "value"]
+    if len(reached) and reached.max() > 1.5 * max(filter(None, levels)):
+        left.append(f"So few validation images set the privacy filter's threshold that its level is up to "
+                    f"{percent(reached.max())}, above what was asked: it redraws more.")  # fmt: skip
     where = "" if levels[0] else "in the variants with a privacy filter, "
     return [
         *left,

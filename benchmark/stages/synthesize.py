@@ -97,7 +97,7 @@ def _drawn(
     pipeline = load_pipeline(inputs["train"] / "pipeline").to(device())
     how = {name: config[name] for name in ("size", "steps", "guidance", "batch", "scheduler")}
     images = sample(pipeline, texts, seeds.tolist(), **how, report=spoken("drawing", len(texts)))
-    accepts = _filters(config, inputs, prepared)
+    accepts, level = _filters(config, inputs, prepared)
     if not accepts:
         return images, seeds, {}
     accepted = np.logical_and.reduce([accept(images, labels) for accept in accepts])
@@ -112,7 +112,7 @@ def _drawn(
         tries += len(again)
     facts = {"accepted_at_once": share, "tries": tries, "accepted": float(accepted.mean())}
     if "privacy" in config:
-        facts |= {"replaced": _replace(images, seeds, labels, accepted)}
+        facts |= {"replaced": _replace(images, seeds, labels, accepted), "level": level}
     return images, seeds, facts
 
 
@@ -135,9 +135,11 @@ def _replace(
 Accept = Callable[[NDArray[np.uint8], NDArray[Any]], NDArray[np.bool_]]
 
 
-def _filters(config: Record, inputs: dict[str, Path], prepared: split.Prepared) -> list[Accept]:
-    """What each image must pass: its label seen by a classifier; not nearer to training than validation images are."""
+def _filters(config: Record, inputs: dict[str, Path], prepared: split.Prepared) -> tuple[list[Accept], float]:
+    """What each image must pass: its label seen by a classifier; not nearer to training than validation images are. And
+    the share of validation images that the second one can resolve, which few of them make larger than was asked."""
     found: list[Accept] = []
+    level = 0.0
     if config["filter"] is not None:
         from benchmark.stages.classify import read_classifier
 
@@ -157,11 +159,15 @@ def _filters(config: Record, inputs: dict[str, Path], prepared: split.Prepared) 
         if limited:  # as little of validation as of train
             cut = prepared.validation_budget(config["budget"], config["seed"])
         fresh = [i for i in cut if keys[i] not in known and patients[i] not in own]
+        if not fresh:
+            raise BadInput(f"privacy filter: {prepared.card.name} has no validation image that training lacks to set "
+                           "its threshold; allowed: a larger budget, or no filter")  # fmt: skip
         rows = np.array(fresh)[control_patients([patients[i] for i in fresh], 0)]  # one image a patient
         far = np.sort(tile_max_neighbours(control.images[rows], bank, k=1)[0][:, 0])
-        threshold = far[max(1, int(config["privacy"] * (len(far) + 1))) - 1]
+        place = max(1, int(config["privacy"] * (len(far) + 1)))
+        threshold, level = far[place - 1], place / (len(far) + 1)
         found.append(lambda images, _: tile_max_neighbours(images, bank, k=1)[0][:, 0] > threshold)
-    return found
+    return found, level
 
 
 def _likely(model: Any, images: NDArray[np.uint8], labels: NDArray[Any], task: str) -> NDArray[np.float64]:

@@ -211,6 +211,21 @@ def test_privacy_filter_redraws_what_is_too_near(tmp_path: Path, cells_of: Any, 
     facts = json.loads((store.folder(drawn["privacy=0.9"]) / "facts.json").read_text())
     assert facts["accepted_at_once"] == pytest.approx(1 - near[""].mean())
     assert facts["accepted"] + facts["replaced"] == pytest.approx(1 - near["privacy=0.9"].mean())
+    assert facts["level"] == pytest.approx(int(0.9 * (len(control) + 1)) / (len(control) + 1))
+
+
+def test_a_privacy_filter_of_a_budget_sees_a_budget_of_validation(tmp_path: Path, cells_of: Any, finish: Any) -> None:
+    changes: Any = {"generators": {"g": SMALL}, "datasets": ["phantom-oct"], "exposure": "budget"}
+    cells = cells_of(tmp_path, sampling={"steps": 2, "privacy": 0.01, "redraws": 1}, **changes)
+    drawn = of(cells, "synthesize", generator="g")[0]
+    store = finish(cells, tmp_path / "home", "synthesize")
+    prepared = split.read(store.folder(drawn.inputs["split"]))
+    cut = prepared.validation_budget(0.2, 0)
+    assert 0 < len(cut) < len(prepared.validation.images) / 2
+    assert set(prepared.validation.labels[cut]) == set(prepared.validation.labels)
+    patients = {(prepared.validation.groups or [])[i] for i in cut}
+    facts = json.loads((store.folder(drawn) / "facts.json").read_text())
+    assert facts["level"] == pytest.approx(1 / (len(patients) + 1)), "1 % cannot be told by so few"
 
 
 def test_reader_study_shows_the_study_as_written(tmp_path: Path, cells_of: Any, finish: Any) -> None:
@@ -273,6 +288,8 @@ def test_sets_of_one_source_do_not_meet_in_one_generator(
         with pytest.raises(BadInput, match="phantom-fundoscopy and phantom-x-ray, made from the same images"):
             cells_of(tmp_path, generators={"g": SMALL}, exposure=exposure)
     assert cells_of(tmp_path, generators={"g": SMALL | {"train_on": "each"}})
+    with pytest.raises(BadInput, match="made from the same images"):
+        cells_of(tmp_path, generators={"g": SMALL}, waive=both[:1])
     assert cells_of(tmp_path, generators={"g": SMALL}, waive=both)
 
 

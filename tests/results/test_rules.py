@@ -232,3 +232,12 @@ def test_parts_that_were_begun_elsewhere_and_filters_are_warned_of(results: Resu
         study = {"name": "x", "generators": {"g": {}}, "sampling": {"privacy": privacy}}
         told = cautions.warnings(dataclasses.replace(made(results, []), study=study))
         assert any(text.startswith(words) for text in told) and not any("elsewhere" in text for text in told)
+
+
+def test_a_privacy_filter_coarser_than_asked_is_told(results: Results) -> None:
+    study = {"name": "x", "generators": {"g": {}}, "sampling": {"privacy": [0.01]}}
+    for level, told in ((0.25, True), (0.012, False)):
+        row = {"stage": "synthesize", "dataset": "d", "generator": "g", "group": "all", "metric": "filter_level",
+               "value": level}  # fmt: skip
+        text = " ".join(cautions.warnings(dataclasses.replace(made(results, [row]), study=study)))
+        assert ("its level is up to 25" in text.replace("\u00a0", " ")) == told
