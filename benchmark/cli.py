@@ -231,7 +231,7 @@ def distil(
 
     torch.manual_seed(seed)
     student, master = new_tiny(), load_taesd(teacher)
-    teach(master, student, efficientnet_lite0_maps(), steps=steps, pictures=pictures, seed=seed, report=told)
+    teach(master, student, efficientnet_lite0_maps(side=0), steps=steps, pictures=pictures, seed=seed, report=told)
     student.half().save_pretrained(out, safe_serialization=True)
 
 

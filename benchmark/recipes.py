@@ -26,7 +26,7 @@ class Frozen(BaseModel):
 # What a recipe sets where the study is silent. stable-diffusion: MediSyn's values (arXiv 2405.09806); ours where it is
 # silent are warm-up, EMA and caption dropout.
 RECIPES: dict[str, dict[str, Any]] = {
-    "small": {"images_seen": 40_000, "learning_rate": 1e-3, "warmup": 30, "ema_decay": 0.995, "balance": 0.5},
+    "small": {"images_seen": 40_000, "learning_rate": 2e-3, "warmup": 30, "ema_decay": 0.995, "balance": 0.5},
     "stable-diffusion": {
         "epochs": 15, "learning_rate": 5e-5, "warmup": 500, "ema_decay": 0.9999, "balance": 1.0, "precision": "bf16",
         "micro_batch": 8, "start": "CompVis/stable-diffusion-v1-4",
@@ -55,7 +55,7 @@ class Generator(Frozen):
     transfer_images_seen: Count = 12_800  # images, of fine-tuning under exposure transfer
     batch: Count = 128  # images a step
     micro_batch: Count | None = None  # images in memory at once; None = the batch
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3  # per step
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-3  # per step
     warmup: Annotated[int, Field(ge=0)] = 30  # steps; a tenth of all at most
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     gradient_norm: Annotated[float, Field(gt=0)] = 1.0  # to which the gradient of a batch is cut
@@ -117,6 +117,8 @@ class Generator(Frozen):
                 raise ValueError("dp_epsilon is for precision fp32 without caption_noise and snr_gamma")
             if find_spec("opacus") is None:
                 raise ValueError("dp_epsilon needs the extra dp: pip install 'augury[dp]'")
+        if self.lora_rank and not self.start:
+            raise ValueError("lora_rank is for a model that is fine-tuned; allowed: with start")
         if self.lora_rank and find_spec("peft") is None:
             raise ValueError("lora_rank needs the extra lora: pip install 'augury[lora]'")
         if self.decoder_images_seen is not None and (self.source or self.images or self.dp_epsilon):
@@ -254,15 +256,25 @@ def autoencoder_file(name: str) -> Path:
 
 
 def _check_autoencoder(folder: Path) -> None:
-    """Raises BadInput for another class than the two, or another number of latent channels than four."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        raise BadInput(f"autoencoder: {folder} has no config.json that can be read") from None
+    """Raises BadInput for another class than the two, other than four latent channels, another factor than 8."""
+    config = _object(folder / "config.json", f"autoencoder: {folder}")
     kind, channels = config.get("_class_name"), config.get("latent_channels", 4)
-    if kind not in ("AutoencoderKL", "AutoencoderTiny") or channels != 4:
-        raise BadInput(f"autoencoder: {folder} holds {kind} with {channels} latent channels; allowed: AutoencoderKL or "
-                       "AutoencoderTiny with 4")  # fmt: skip
+    blocks = config.get("block_out_channels", [64]) if kind == "AutoencoderKL" else None
+    blocks = config.get("encoder_block_out_channels", [64] * 4) if blocks is None else blocks
+    if kind not in ("AutoencoderKL", "AutoencoderTiny") or channels != 4 or len(blocks) != 4:
+        raise BadInput(f"autoencoder: {folder} holds {kind} with {channels} latent channels and factor "
+                       f"{2 ** (len(blocks) - 1)}; allowed: AutoencoderKL or AutoencoderTiny with 4 and 8")  # fmt: skip
+
+
+def _object(file: Path, what: str) -> dict[str, Any]:
+    """What a JSON file holds. Raises BadInput where it is not there, or is no JSON object."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise BadInput(f"{what} has no {file.name} that can be read as a JSON object")
+    return found
 
 
 def local_folder(reference: str) -> Path:
@@ -288,25 +300,18 @@ def image_text_source(reference: str | None) -> dict[str, Any]:
     if reference is None:
         return {}
     folder = local_folder(reference)
-    kind = (
-        json.loads((folder / "config.json").read_text()).get("model_type") if (folder / "config.json").is_file() else ""
-    )
+    kind = _object(folder / "config.json", f"fidelity.image_text: {reference!r}").get("model_type")
     if kind != "clip":
-        raise BadInput(f"fidelity.image_text: {reference!r} holds {kind or 'no config.json'}; allowed: a CLIP model")
+        raise BadInput(f"fidelity.image_text: {reference!r} holds {kind}; allowed: a CLIP model")
     return {"image_text": reference, "image_text_digest": folder_digest(folder, reference)}
 
 
 def model_folder(reference: str) -> Path:
     """A diffusers folder, or the local copy of a hub id. Raises BadInput where there is none."""
     folder = local_folder(reference)
-    index = folder / "model_index.json"
-    try:
-        parts = json.loads(index.read_text()) if index.is_file() else {}
-    except ValueError as error:
-        raise BadInput(f"model {reference!r}: {index.name} is not JSON: {error}") from None
-    kind = parts.get("_class_name", "no model_index.json")
-    if kind != "StableDiffusionPipeline":
-        raise BadInput(f"model {reference!r} holds {kind}; allowed: StableDiffusionPipeline")
+    parts = _object(folder / "model_index.json", f"model {reference!r}")
+    if parts.get("_class_name") != "StableDiffusionPipeline":
+        raise BadInput(f"model {reference!r} holds {parts.get('_class_name')}; allowed: StableDiffusionPipeline")
     autoencoder = (parts.get("vae") or [None, None])[1]
     if autoencoder not in ("AutoencoderKL", "AutoencoderTiny"):
         raise BadInput(f"model {reference!r}: its vae is {autoencoder}; allowed: AutoencoderKL, AutoencoderTiny")
@@ -315,9 +320,14 @@ def model_folder(reference: str) -> Path:
         if not (folder / part / "config.json").is_file() or not weights:
             raise BadInput(f"model {reference!r}: {part} needs config.json and its weights as NAME.safetensors, in the "
                            "main variant (not NAME.fp16.safetensors)")  # fmt: skip
-    side = json.loads((folder / "unet" / "config.json").read_text()).get("sample_size")
+    side = _object(folder / "unet" / "config.json", f"model {reference!r}: unet").get("sample_size")
     if not isinstance(side, int):
         raise BadInput(f"model {reference!r}: its unet draws latents of side {side}; allowed: one whole number")
+    noise = _object(folder / "scheduler" / "scheduler_config.json", f"model {reference!r}: scheduler")
+    target, times = noise.get("prediction_type", "epsilon"), noise.get("num_train_timesteps", 1000)
+    if target not in ("epsilon", "v_prediction") or times != 1000:
+        raise BadInput(f"model {reference!r}: its unet predicts {target} at {times} times; allowed: epsilon or "
+                       "v_prediction at 1000")  # fmt: skip
     return folder
 
 

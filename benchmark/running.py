@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from benchmark.cache import BadInput, Cell, Record, Store, write_json
 from benchmark.plan import ORDER
-from benchmark.stages import Meter, forget_peak, peak_mb, stage
+from benchmark.stages import Meter, forget_peak, peaks, stage
 from benchmark.study import Study
 
 Job = tuple[int, tuple[Any, ...]]
@@ -191,6 +191,9 @@ def run_cells(
     """
     failed: set[str] = set()
     todo = list({cell.digest: cell for cell in cells if store.record(cell) is None}.values())
+    for cell in cells:
+        if store.record(cell):  # a kill between its last two acts leaves a finished cell its checkpoint
+            shutil.rmtree(store.folder(cell) / "checkpoint", ignore_errors=True)
     for level in sorted({cell.level for cell in todo}):
         ready = []
         for cell in (cell for cell in todo if cell.level == level):
@@ -231,8 +234,8 @@ def run_one(home: str, cell: Cell) -> tuple[str, str, int]:
             forget_peak()
             inputs = {role: store.folder(item) for role, item in cell.inputs.items()}
             with Meter(folder) as meter:
-                stage(cell.stage)(cell.config, inputs, folder)
-            store.finish(cell, _facts(meter))
+                measured = stage(cell.stage)(cell.config, inputs, folder)
+            store.finish(cell, _facts(meter) | (measured or {}))
         except BadInput as error:
             return cell.digest, str(error), error.code
         except Exception as error:  # a failed cell is a row of the table, not the end of the study
@@ -281,8 +284,7 @@ def _facts(meter: Meter) -> Record:
     return {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
-        "peak_memory_mb": round(peak_mb(), 1),
-        "gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20, 1) if torch.cuda.is_available() else None,
+        **peaks(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "versions": versions(),
     }

@@ -96,24 +96,27 @@ def encode(
 ) -> torch.Tensor:
     """Images uint8 [N, H, W, 3] -> latents float32 [N, 4, R/8, R/8] times the model's scaling factor, on the CPU.
 
-    AutoencoderKL gives the mode of its posterior. file: an .npy in which they then lie, instead of in memory.
+    AutoencoderKL gives the mode of its posterior. file: an .npy in which they then lie, instead of in memory, and from
+    which they are read where it is there.
     """
-    device = next(model.parameters()).device
+    if file and file.exists():
+        return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
+    device, partial = next(model.parameters()).device, file and file.with_suffix(".partial")
 
     def some(part: slice) -> torch.Tensor:
         latents = latents_of(model, to_tensor(images[part], resolution).to(device))
         return latents.mul(model.config.scaling_factor).cpu()
 
-    out = torch.empty(0)
+    out, kept = torch.empty(0), None
     for part, latents in in_parts(some, len(images), batch):
         if not part.start:
             shape = (len(images), *latents.shape[1:])
-            out = (
-                torch.from_numpy(np.lib.format.open_memmap(file, "w+", np.float32, shape))
-                if file
-                else torch.empty(shape)
-            )
+            kept = np.lib.format.open_memmap(partial, "w+", np.float32, shape) if partial else None
+            out = torch.empty(shape) if kept is None else torch.from_numpy(kept)
         out[part] = latents
+    if file and partial and kept is not None:
+        kept.flush()
+        partial.replace(file)
     return out
 
 

@@ -1,6 +1,7 @@
 """Assemble, load and save a diffusers pipeline; the noise schedule and the loss; the guided sampler."""
 
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,10 @@ def with_scheduler(pipeline: Pipeline, name: str) -> Pipeline:
     kind = getattr(diffusers, name, None)
     if kind is None or not hasattr(kind, "from_config") or not name.endswith("Scheduler"):
         raise ValueError(f"scheduler {name!r} is not one of diffusers', such as DDIMScheduler, EulerDiscreteScheduler")
-    pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+    config = dict(pipeline.scheduler.config)
+    if "clip_sample" in signature(kind).parameters:
+        config["clip_sample"] = False  # DDIM's and DDPM's default cuts to [-1, 1], which is for pixels
+    pipeline.scheduler = kind.from_config(config)
     return pipeline
 
 

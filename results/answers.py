@@ -44,7 +44,7 @@ VERDICTS = {
     "undecided": "was undecided on",
 }
 Row = dict[str, Any]
-OWN_ONLY = "The generator saw only the classifier's own real images."
+OWN_ONLY = "Of each set that it learnt, the generator saw only the images of this budget."
 OTHERS_FIRST = "The generator had seen images of the other sets, and of each set only the classifier's own."
 UNKNOWN = "The images came from a model made elsewhere: what it had seen is not known, so a gain may come from that."
 NO_GENERATOR = "No generator was trained in this study, so there is no exposure to account for."
@@ -293,7 +293,7 @@ def cost(results: Results) -> str:
 
 
 def exposure(results: Results) -> str:
-    """What the generator had seen, and the gain where it saw the classifier's own images alone, or after others."""
+    """What the generator had seen, and the gain where it saw the budget's images alone, or after those of others."""
     rows = headline(results)
     seen = set(rows["exposure"]) if len(rows) else set()
     lead = "The generator had seen all training images"
@@ -310,7 +310,7 @@ def exposure(results: Results) -> str:
     limited = limited[(limited["arm"] == main_arm(limited["arm"])) & (limited["against"] == "real")]
     limited = limited[~limited["generator"].isin(PLACEBOS)]
     found = []
-    limits = {"budget": "limited to", "transfer": "trained on other sets and then on"}
+    limits = {"budget": "limited to this budget's", "transfer": "trained on other sets and then on this budget's"}
     for kind, text in limits.items():
         one = one_a_set(results, limited[limited["exposure"] == kind])
         mine = [row for row in records(one) if (row["dataset"], row["budget"]) in keys]
@@ -318,11 +318,11 @@ def exposure(results: Results) -> str:
             images = count(real_images(results, mine[0]["dataset"], mine[0]["budget"]))
             bounds = interval(mine[0]["low"], mine[0]["high"], sign=True)
             gain = number(mine[0]["difference"], sign=True)
-            found.append(f"{text} the classifier's own {images} images the gain was {gain} ({bounds})")
+            found.append(f"{text} images (here {images}) the gain was {gain} ({bounds})")
         elif mine:
-            found.append(f"{text} the classifier's own images the gain was {_named(mine)}")
+            found.append(f"{text} images the gain was {_named(mine)}")
     if not found:
-        return f"{lead}; no run limited it to the classifier's own, so a gain may come from the others."
+        return f"{lead}; no run limited it to those of a budget, so a gain may come from the others."
     return f"{lead}; {'; '.join(found)}."
 
 

@@ -144,16 +144,25 @@ def _filtered(results: Results) -> list[str]:
     short = sums[(sums["size"] == 2) & (sums["sum"] < 0.9995)]["sum"]
     text = "refused images in a set, for of their labels it accepted none"
     left = [f"The privacy filter left up to {percent(1 - short.min())} {text}."] if len(short) else []
-    reached = results.table.loc[results.table["metric"] == "filter_level", "value"]
-    if len(reached) and reached.max() > 1.5 * max(filter(None, levels)):
-        left.append(f"So few validation images set the privacy filter's threshold that its level is up to "
-                    f"{percent(reached.max())}, above what was asked: it redraws more.")  # fmt: skip
+    reached = records(results.table[results.table["metric"] == "filter_level"])
+    coarse = [(row["value"], _asked(row["variant"], levels)) for row in reached]
+    coarse = [(value, asked) for value, asked in coarse if value > 1.5 * asked]
+    if coarse:
+        value, asked = max(coarse, key=lambda pair: pair[0] / pair[1])
+        left.append(f"So few validation images set the privacy filter's threshold that its level is {percent(value)} "
+                    f"where {percent(asked)} was asked: it redraws more.")  # fmt: skip
     where = "" if levels[0] else "in the variants with a privacy filter, "
     return [
         *left,
         f"Filtered: {where}images near to training ones by tile-max distance were redrawn before the audit, so that "
         "search and the share called copies count for little there; look at the searches that the filter did not use.",
     ]
+
+
+def _asked(variant: Any, levels: list[Any]) -> float:
+    """The level of a variant, `privacy=0.05;steps=50`; where it does not name one, the study's first."""
+    named = [part.removeprefix("privacy=") for part in str(variant or "").split(";") if part.startswith("privacy=")]
+    return float(named[0] if named else levels[0])
 
 
 def _elsewhere(results: Results) -> list[str]:

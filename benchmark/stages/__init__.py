@@ -10,11 +10,13 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from benchmark.cache import Record
+
 VERSIONS: dict[str, int] = {
     "split": 4,
     "autoencoder": 5,
     "train": 4,
-    "synthesize": 4,
+    "synthesize": 5,
     "features": 2,
     "classify": 3,
     "fidelity": 8,
@@ -47,7 +49,8 @@ def spoken(what: str, total: int, every: float = 60.0) -> Callable[..., None]:
     return tell
 
 
-Stage = Callable[[dict[str, Any], dict[str, Path], Path], None]  # config, folder of each input, folder to write
+# Config, folder of each input, folder to write; what it measured itself instead of the process that it runs in.
+Stage = Callable[[dict[str, Any], dict[str, Path], Path], Record | None]
 
 
 def stage(name: str) -> Stage:
@@ -78,14 +81,19 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_mb() -> float:
-    """Peak resident memory in MiB since `forget_peak`; of the process's whole life where that cannot be reset."""
+def peaks() -> Record:
+    """Peak resident and GPU memory in MiB since `forget_peak`; the first one of the process's whole life where that
+    cannot be reset."""
     import resource
 
+    import torch
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     with suppress(OSError):
         lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        most = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    gpu = round(torch.cuda.max_memory_allocated() / 2**20, 1) if torch.cuda.is_available() else None
+    return {"peak_memory_mb": round(most, 1), "gpu_memory_mb": gpu}
 
 
 class Meter:

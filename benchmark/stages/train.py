@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmark.cache import Record, write_json
 from benchmark.datasets import captions
-from benchmark.stages import device, split, spoken
+from benchmark.stages import device, peaks, split, spoken
 
 Seen = tuple["Rows", list[str], list[str]]  # images, captions, names of their sets
 
@@ -30,11 +30,6 @@ class Rows:
 
     def __len__(self) -> int:
         return int(self.ends[-1])
-
-    @property
-    def mapped(self) -> bool:
-        """Whether they are too many for memory."""
-        return any(isinstance(images, np.memmap) for images, _ in self.parts)
 
     def __getitem__(self, index: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
         wanted = np.arange(len(self))[index]
@@ -133,8 +128,11 @@ def seen(config: Record, inputs: dict[str, Path]) -> Seen:
     return Rows(parts), texts, sets
 
 
-def run_train(config: Record, inputs: dict[str, Path], folder: Path) -> None:
-    """Writes pipeline/ (a diffusers folder) and loss.json; checkpoint/ keeps the state while it runs."""
+def run_train(config: Record, inputs: dict[str, Path], folder: Path) -> Record | None:
+    """Writes pipeline/ (a diffusers folder) and loss.json; checkpoint/ keeps the state while it runs.
+
+    Where several processes trained, their peak memory, which this one cannot know.
+    """
     if config.get("processes", 1) > 1 and not torch_group():
         return _launch(config, inputs, folder)
     pipeline, resolution = assemble(config, inputs)
@@ -145,6 +143,7 @@ def run_train(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     if int(os.environ.get("RANK", 0)) == 0:
         pipeline.save_pretrained(folder / "pipeline", safe_serialization=True)
         write_json(folder / "loss.json", {"loss": losses} | facts)
+    return None
 
 
 def assemble(config: Record, inputs: dict[str, Path]) -> tuple[Any, int]:
@@ -177,9 +176,7 @@ def _fit(
         most = pipeline.tokenizer.model_max_length
         print(f"captions: {long} are longer than the {most} tokens that the text encoder reads; {alike} it cannot tell "
               "from another one", file=sys.stderr)  # fmt: skip
-    file = folder / "checkpoint" / f"latents {os.environ.get('RANK', 0)}.npy" if images.mapped else None
-    folder.joinpath("checkpoint").mkdir(exist_ok=True)
-    latents = encode(pipeline.vae, images, resolution, file=file)
+    latents = encode(pipeline.vae, images, resolution, file=_latents(folder / "checkpoint"))
     names = ("batch", "micro_batch", "learning_rate", "warmup", "ema_decay", "snr_gamma", "precision", "weight_decay",
              "gradient_norm", "betas", "decay")  # fmt: skip
     count = config["images_seen"] or round(config["epochs"] * len(texts))
@@ -199,6 +196,15 @@ def _fit(
     return losses, {"images": len(texts), "images_seen": count, "sets": sorted(set(sets))}
 
 
+def _latents(checkpoint: Path) -> Path:
+    """Where they lie while training lasts, for a resumed run too; the first of several processes makes them."""
+    checkpoint.mkdir(exist_ok=True)
+    file = checkpoint / "latents.npy"
+    while int(os.environ.get("RANK", 0)) and not file.exists():
+        time.sleep(0.1)
+    return file
+
+
 def torch_group() -> bool:
     """Whether this process is one of several that share each batch."""
     import torch.distributed
@@ -206,7 +212,7 @@ def torch_group() -> bool:
     return torch.distributed.is_initialized()
 
 
-def _launch(config: Record, inputs: dict[str, Path], folder: Path) -> None:
+def _launch(config: Record, inputs: dict[str, Path], folder: Path) -> Record:
     """Run this cell again as several processes that share each batch: one a GPU, or on the CPU where there is none.
 
     Where one of them is out of memory all go on from the last state, with half the images at once.
@@ -227,17 +233,20 @@ def _launch(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
         for line in running.stderr or ():
             last = line.strip() or last
-            if line.startswith(("generator:", "captions:")):
+            if line.startswith(("generator:", "captions:", "out of memory:")):
                 print(line, end="", file=sys.stderr, flush=True)
     if not running.returncode:
-        return
+        found = [json.loads(file.read_text()) for file in job.parent.glob("peak *.json")]
+        gpu = [each["gpu_memory_mb"] for each in found if each["gpu_memory_mb"] is not None]
+        whole = round(sum(each["peak_memory_mb"] for each in found), 1)
+        return {"peak_memory_mb": whole, "gpu_memory_mb": max(gpu, default=None)}
     told = reason.read_text() if reason.exists() else last
     micro = config["micro_batch"] or -(-config["batch"] // config["processes"])
     if not told.startswith("OutOfMemoryError") or micro == 1:
         raise RuntimeError(f"accelerate launch ended with {running.returncode}: {told}")
     micro = -(-micro // 2)
     print(f"out of memory: micro-batch lowered to {micro}, the batch stays {config['batch']}", file=sys.stderr)
-    _launch(config | {"micro_batch": micro}, inputs, folder)
+    return _launch(config | {"micro_batch": micro}, inputs, folder)
 
 
 def main() -> None:
@@ -252,6 +261,7 @@ def main() -> None:
     Thread(target=_die_with, args=(job["parent"],), daemon=True).start()
     try:
         run_train(job["config"], {role: Path(path) for role, path in job["inputs"].items()}, Path(job["folder"]))
+        write_json(Path(sys.argv[1]).with_name(f"peak {state.process_index}.json"), peaks())
     except Exception as error:
         with suppress(FileExistsError), Path(sys.argv[1]).with_name("error.txt").open("x") as file:
             file.write(f"{type(error).__name__}: {error}")  # the first to fail; the others' ends follow from it

@@ -95,7 +95,7 @@ def test_the_papers_recipe_starts_from_a_folder_and_leaves_one(
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path: Path, cells_of: Any, finish: Any) -> None:
-    losses = {}
+    losses, memory = {}, {}
     for processes in (1, 2):
         cells = cells_of(tmp_path, generators={"g": SMALL | {"processes": processes}}, datasets=["phantom-oct"])
         store = finish(cells, tmp_path / "home", "train")
@@ -104,6 +104,8 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path, cells_of: Any, fin
         assert not (folder / "checkpoint").exists()
         facts = store.record(of(cells, "train")[0])
         assert facts["cpu_seconds"] > 0.3 * facts["seconds"], "the children's too"
+        memory[processes] = facts["peak_memory_mb"]
+    assert memory[2] > 500, "of both, not of the process that waits for them"
     assert losses[1] != losses[2] and losses[2] == pytest.approx(losses[1], rel=1e-3)
 
 
@@ -246,6 +248,33 @@ def test_a_model_works_at_the_side_of_its_own_latents(tmp_path: Path, cells_of: 
     config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": [8, 16]}))
     with pytest.raises(BadInput, match=r"latents of side \[8, 16\]; allowed: one whole number"):
         recipes.model_folder(str(place))
+
+
+@pytest.mark.parametrize("file, change, words", [
+    ("unet/config.json", None, "unet has no config.json that can be read as a JSON object"),
+    ("model_index.json", None, "has no model_index.json that can be read"),
+    ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "predicts sample at 1000 times; allowed: eps"),
+    ("scheduler/scheduler_config.json", {"num_train_timesteps": 500}, "predicts epsilon at 500 times; allowed: eps"),
+])  # fmt: skip
+def test_models_that_cannot_be_trained_here_are_refused(
+    tmp_path: Path, file: str, change: dict[str, Any] | None, words: str
+) -> None:
+    place = diffusion_folder(tmp_path / "sd", "kl")
+    config = place / file
+    config.write_text(json.dumps(json.loads(config.read_text()) | change) if change else config.read_text()[:-9])
+    with pytest.raises(BadInput, match=words):
+        recipes.model_folder(str(place))
+
+
+def test_autoencoders_of_another_factor_and_adapters_of_nothing_are_refused(tmp_path: Path, cells_of: Any) -> None:
+    place = diffusion_folder(tmp_path / "sd", "kl") / "vae"
+    assert recipes.autoencoder_file(str(place)).exists()
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | {"block_out_channels": [8, 8, 8]}))
+    with pytest.raises(BadInput, match=r"4 latent channels and factor 4; allowed: .* with 4 and 8"):
+        recipes.autoencoder_file(str(place))
+    with pytest.raises(BadInput, match="lora_rank is for a model that is fine-tuned; allowed: with start"):
+        cells_of(tmp_path, generators={"g": SMALL | {"lora_rank": 2}})
 
 
 def test_out_of_memory_in_one_of_several_processes_halves_what_each_holds(

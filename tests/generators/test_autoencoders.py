@@ -63,6 +63,16 @@ def test_round_trip_depends_on_the_image_alone() -> None:
     assert np.abs(alone.astype(int) - decode(model, latents, 32)[3:4]).max() <= 1
 
 
+def test_latents_are_scaled_and_read_again_where_they_were_kept(tmp_path: Path) -> None:
+    model: Any = load_autoencoder(SHIPPED)
+    images, file = dead_leaves(5, 32, np.random.default_rng(1)), tmp_path / "latents.npy"
+    model.register_to_config(scaling_factor=1.0)
+    plain = encode(model, images, 64)
+    model.register_to_config(scaling_factor=0.5)
+    assert torch.equal(encode(model, images, 64, file=file), plain / 2) and list(tmp_path.iterdir()) == [file]
+    assert torch.equal(encode(None, images, 64, file=file), plain / 2), "no model is asked"
+
+
 def test_tuning_moves_the_decoder_and_not_the_encoder() -> None:
     model: Any = load_autoencoder(SHIPPED)
     before = {name: value.clone() for name, value in model.state_dict().items()}

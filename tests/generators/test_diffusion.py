@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from generators.autoencoders import new_tiny
-from generators.latent_diffusion import diffusion_loss, load_pipeline, sample, small_pipeline, token_ids, tokenizer
+from generators.autoencoders import decode, new_tiny
+from generators.latent_diffusion import (
+    diffusion_loss,
+    load_pipeline,
+    sample,
+    small_pipeline,
+    token_ids,
+    tokenizer,
+)
 from generators.teaching import learn_vocabulary
 from generators.training import Schedule, drawn_rows, learning_rate, sampling_weights, snr_weight, train
 
@@ -168,6 +175,8 @@ def test_min_snr_weight() -> None:
     ratio = product / (1 - product)
     expected = torch.minimum(ratio, torch.tensor(5.0)) / (ratio + 1)
     assert torch.allclose(snr_weight(scheduler, times, 5.0), expected, rtol=1e-4)
+    noise = type(scheduler).from_config(scheduler.config, prediction_type="epsilon")
+    assert torch.allclose(snr_weight(noise, times, 5.0), torch.minimum(ratio, torch.tensor(5.0)) / ratio, rtol=1e-4)
     assert snr_weight(scheduler, times, 1e9)[0] == pytest.approx(float(ratio[0] / (ratio[0] + 1)), rel=1e-4)
 
 
@@ -179,21 +188,63 @@ def test_loss_that_is_not_finite_names_step_and_rate(monkeypatch: pytest.MonkeyP
         fit(pipeline(), 2)
 
 
-def test_loss_of_a_perfect_prediction_is_zero() -> None:
-    scheduler, x, eps = pipeline().scheduler, torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
-    t = torch.tensor([100, 900])
-    product = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
-    v = scheduler.get_velocity(x, eps, t) if hasattr(scheduler, "get_velocity") else None
-    ours = product.sqrt() * eps - (1 - product).sqrt() * x
-    assert v is None or torch.allclose(v, ours, atol=1e-6)
+@pytest.mark.parametrize("kind", ["v_prediction", "epsilon"])
+def test_loss_of_a_perfect_prediction_is_zero(kind: str) -> None:
+    from diffusers import DDPMScheduler
+
+    x, eps, t = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([100, 900])
+    theirs = DDPMScheduler.from_config(pipeline().scheduler.config, prediction_type=kind)
 
     class Oracle:
         def __call__(self, noisy: torch.Tensor, t: torch.Tensor, encoder_hidden_states: Any) -> Any:
-            assert torch.allclose(noisy, product.sqrt() * x + (1 - product).sqrt() * eps, atol=1e-6)
-            return type("Output", (), {"sample": ours})
+            assert torch.allclose(noisy, theirs.add_noise(x, eps, t), atol=1e-6)
+            return type("Output", (), {"sample": eps if kind == "epsilon" else theirs.get_velocity(x, eps, t)})
 
-    loss = diffusion_loss(Oracle(), scheduler, x, torch.zeros(2, 1, 1), t, eps)
+    loss = diffusion_loss(Oracle(), theirs, x, torch.zeros(2, 1, 1), t, eps)
     assert loss.shape == (2,) and loss.max() < 1e-10
+
+
+def test_the_pipeline_is_left_with_the_average_of_the_weights() -> None:
+    model = pipeline()
+    latents, dropped = torch.randn(4, 4, 8, 8), Schedule(images_seen=12, batch=4, warmup=0, decay="constant")
+    start, kept = weights(model).double(), []
+
+    def after(seen: int, loss: float) -> None:
+        kept.append(weights(model).double())  # of the model that is trained
+
+    train(model, latents, CAPTIONS, np.full(4, 0.25), dropped, seed=0, report=after)
+    expected = start
+    for step, now in enumerate(kept):
+        decay = min(0.995, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * now
+    assert len(kept) == 3 and torch.allclose(weights(model).double(), expected, atol=1e-6)
+    assert not torch.allclose(kept[-1], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3, 1.0])
+def test_captions_are_dropped_as_often_as_asked(dropout: float) -> None:
+    from generators.training import _draw
+
+    schedule = Schedule(images_seen=8000, batch=2000, caption_dropout=dropout)
+    which = np.array([0, 1, 2, 1, 3])  # of four images and of no text
+    drawn = _draw(0, 0, torch.zeros(4, 4, 1, 1), which, np.full(4, 0.25), schedule)
+    empty = drawn.captions == 3
+    assert abs(empty.mean() - dropout) < 0.04 and np.array_equal(drawn.captions[~empty], which[drawn.rows[~empty]])
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler"])
+def test_latents_beyond_one_are_not_cut(monkeypatch: pytest.MonkeyPatch, scheduler: str) -> None:
+    model = pipeline()
+    asked = 3 * torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def knows(noisy: torch.Tensor, time: torch.Tensor, **more: Any) -> tuple[torch.Tensor]:
+        product = model.scheduler.alphas_cumprod[int(time)]
+        noise = (noisy - product.sqrt() * asked) / (1 - product).sqrt()
+        return (product.sqrt() * noise - (1 - product).sqrt() * asked,)
+
+    monkeypatch.setattr(model.unet, "forward", knows)
+    drawn = sample(model, ["x"], [0], size=64, steps=50, scheduler=scheduler).astype(int)
+    assert np.abs(drawn - decode(model.vae, asked, 64)).max() <= 2
 
 
 def test_saved_folder_is_safe_and_draws_the_same(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_exposure_is_told(results: Results) -> None:
     )
     claims = pd.concat([mine, limited])
     assert (
-        "limited to the classifier's own 27 images the gain was"
+        "limited to this budget's images (here 27) the gain was"
         in answers(dataclasses.replace(results, claims=claims))[3]
     )
 

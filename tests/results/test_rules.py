@@ -235,9 +235,10 @@ def test_parts_that_were_begun_elsewhere_and_filters_are_warned_of(results: Resu
 
 
 def test_a_privacy_filter_coarser_than_asked_is_told(results: Results) -> None:
-    study = {"name": "x", "generators": {"g": {}}, "sampling": {"privacy": [0.01]}}
-    for level, told in ((0.25, True), (0.012, False)):
+    study = {"name": "x", "generators": {"g": {}}, "sampling": {"privacy": [0.2, None, 0.01]}}
+    fine = "privacy=0.01;steps=50"
+    for variant, level, told in (("privacy=0.01", 0.09, True), (fine, 0.012, False), ("", 0.2, False)):
         row = {"stage": "synthesize", "dataset": "d", "generator": "g", "group": "all", "metric": "filter_level",
-               "value": level}  # fmt: skip
+               "value": level, "variant": variant}  # fmt: skip
         text = " ".join(cautions.warnings(dataclasses.replace(made(results, [row]), study=study)))
-        assert ("its level is up to 25" in text.replace("\u00a0", " ")) == told
+        assert ("level is 9 % where 1 % was asked" in text.replace("\u00a0", " ")) == told
