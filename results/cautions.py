@@ -99,7 +99,7 @@ def _told_apart(results: Results) -> list[str]:
     """Synthetic images that a linear classifier tells from real ones nearly always."""
     table = plain_rows(results.pooled("fidelity", "two_sample_accuracy"))
     table = table[table["generator"].isin(results.generators) & (table["low"] > EASY)].drop_duplicates(
-        ["dataset", "generator"]
+        ["dataset", "generator", "exposure"]
     )
     told = [f"{_where(results, row)} {percent(row['value'], 0)}" for row in records(table)]
     return (
@@ -107,9 +107,11 @@ def _told_apart(results: Results) -> list[str]:
     )
 
 
-def _where(results: Results, row: Row) -> str:
-    """A data set, and the generator where the study has several."""
-    return f"{row['dataset']} ({row['generator']})" if len(results.generators) > 1 else str(row["dataset"])
+def _where(results: Results, row: Row, several: bool = True) -> str:
+    """A data set, the generator where the study has several, and an exposure other than full."""
+    told = [str(row["generator"])] if several and len(results.generators) > 1 else []
+    told += [f"{row['exposure']} exposure"] if row["exposure"] in ("budget", "transfer") else []
+    return f"{row['dataset']} ({', '.join(told)})" if told else str(row["dataset"])
 
 
 def plain_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -125,7 +127,7 @@ def _diversity(results: Results) -> list[str]:
     for row in records(table[table["generator"].isin(results.generators)]):
         floor = real.get(row["dataset"])
         if floor and not absent(row["low"]) and not absent(floor["high"]) and row["low"] > floor["high"]:
-            text = f"{row['dataset']} {number(row['value'])} against {number(floor['value'])}"
+            text = f"{_where(results, row, False)} {number(row['value'])} against {number(floor['value'])}"
             near.setdefault(str(row["generator"]), []).append(text)
     return [
         f"Little diversity: the images of {name} resemble one another more than real ones do (MS-SSIM: "

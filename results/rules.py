@@ -34,7 +34,15 @@ def hypotheses(results: Results) -> list[Claim]:
     """H1 to H7 in order; H1 and H6 once for each suite of specialists."""
     suites = roles(results)[1] or [""]
     first, last = ([judge(results, name) for name in suites] for judge in (generalist, compute))
-    return [*first, *(judge(results) for judge in (realistic, distinct, scarce, double)), *last, memorising(results)]
+    middle = [realistic(results), *(_few(results, judge(results)) for judge in (distinct, scarce, double))]
+    return [*first, *middle, *(_few(results, claim) for claim in last), memorising(results)]
+
+
+def _few(results: Results, claim: Claim) -> Claim:
+    """A claim that is settled by too few seeds is provisional."""
+    settled = claim.verdict in ("supported", "contradicted")
+    few = settled and int(results.study.get("seeds", 1)) < PROVISIONAL
+    return claim._replace(verdict=f"{claim.verdict}, provisional") if few else claim
 
 
 def table(results: Results) -> pd.DataFrame:

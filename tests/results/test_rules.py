@@ -121,6 +121,19 @@ def test_each_suite_of_specialists_is_a_claim_of_its_own(results: Results) -> No
     assert "own: equal steps" in found[0] and "short: equal images in all" in found[1]
 
 
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_what_few_seeds_settle_is_provisional(results: Results, seeds: int) -> None:
+    costs = [{"stage": "train", "generator": name, "seconds": seconds, "cell": name, "exposure": "full"}
+             for name, seconds in (("all", 100.0), ("own", 120.0))]  # fmt: skip
+    row = {"stage": "audit", "dataset": "d", "generator": "all", "exposure": "full", "group": "all",
+           "metric": "excess_copies", "value": 0.2, "low": 0.1, "high": 0.3}  # fmt: skip
+    few = made(results, [row], costs)
+    few = dataclasses.replace(few, study=few.study | {"seeds": seeds})
+    found = {claim.claim[:2]: claim.verdict for claim in rules.hypotheses(few)}
+    ending = ", provisional" if seeds == 3 else ""
+    assert (found["H3"], found["H6"]) == (f"contradicted{ending}", f"supported{ending}")
+
+
 def test_table_leaves_the_papers_numbers_empty(results: Results) -> None:
     table = rules.table(results)
     assert [claim[:2] for claim in table["claim"]] == [f"H{i}" for i in range(1, 8)]
