@@ -110,8 +110,9 @@ def import_set(
         part = loaded.splits[split]
         labels = part.labels if part.labels.ndim == 2 else part.labels[:, None]
         arrays |= {f"{short}_images": part.images, f"{short}_labels": labels}
-        if part.groups:
-            arrays[f"{short}_groups"] = np.array(part.groups)
+        others = {"groups": part.groups, "captions": part.captions}
+        others |= {f"column_{key}": values for key, values in part.columns.items()}
+        arrays |= {f"{short}_{key}": np.array(values) for key, values in others.items() if values}
     np.savez_compressed(folder / f"{name}.npz", **arrays)
     card = {key: value for key, value in asdict(loaded.card).items() if key != "phantom"}
     write_json(folder / f"{name}.json", card | {"name": name})

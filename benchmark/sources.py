@@ -23,7 +23,8 @@ Read = tuple[Card, dict[str, Split]]
 
 
 def read_npz(file: Path, size: int | None, card: Card | None = None) -> Read:
-    """MedMNIST's layout: {train,val,test}_images uint8 [N, H, W(, 3)], _labels [N, 1] or [N, K], perhaps _groups."""
+    """MedMNIST's layout: {train,val,test}_images uint8 [N, H, W(, 3)], _labels [N, 1] or [N, K], perhaps _groups,
+    _captions and, of each subgroup column, _column_NAME, [N] each."""
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
@@ -45,10 +46,15 @@ def read_npz(file: Path, size: int | None, card: Card | None = None) -> Read:
     for short, name in (("train", "train"), ("val", "validation"), ("test", "test")):
         images = _stack(arrays[f"{short}_images"], size, file)
         labels = _labels(arrays[f"{short}_labels"], card.task)
-        if len(images) != len(labels):
-            raise BadInput(f"{file}: {len(images)} {short}_images but {len(labels)} {short}_labels")
-        groups = arrays.get(f"{short}_groups")
-        splits[name] = Split(images, labels, [str(group) for group in groups] if groups is not None else None)
+        others = {
+            key.removeprefix(f"{short}_"): values for key, values in arrays.items() if key.startswith(f"{short}_")
+        }
+        for key, values in others.items():
+            if values.shape[:1] != (len(images),):
+                raise BadInput(f"{file}: {len(images)} {short}_images but {short}_{key} has the shape {values.shape}")
+        texts = {key: [str(value) for value in values] for key, values in others.items() if values.ndim == 1}
+        columns = {key.removeprefix("column_"): values for key, values in texts.items() if key.startswith("column_")}
+        splits[name] = Split(images, labels, texts.get("groups"), columns, texts.get("captions"))
     return card, splits
 
 

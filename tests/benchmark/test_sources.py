@@ -9,6 +9,7 @@ from PIL import Image
 
 from benchmark import datasets
 from benchmark.cache import BadInput
+from benchmark.cli import import_set
 from benchmark.sources import read_image
 
 
@@ -74,15 +75,23 @@ def test_folder_with_splits(tmp_path: Path) -> None:
 def test_csv_with_patients_and_subgroups(tmp_path: Path) -> None:
     class_folder(tmp_path / "x", {"cat": 20, "dog": 20})
     rows = [
-        f"x/{label}/{i}.png,{label},{label}{i // 2},{'F' if i % 2 else 'M'}"
+        f"x/{label}/{i}.png,{label},{label}{i // 2},{'F' if i % 2 else 'M'},{label} number {i}"
         for label in ("cat", "dog")
         for i in range(20)
     ]
-    (tmp_path / "x.csv").write_text("\n".join(["path,label,patient,sex", *rows]))
+    (tmp_path / "x.csv").write_text("\n".join(["path,label,patient,sex,caption", *rows]))
     data = datasets.load(str(tmp_path / "x.csv"))
     groups = [set(data.splits[name].groups or []) for name in datasets.SPLITS]
     assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
     assert set(data.splits["train"].columns) == {"sex"}
+
+    # Imported under a name, nothing of it is lost.
+    import_set(tmp_path / "x.csv", "again", 64, tmp_path)
+    again = datasets.load(str(tmp_path / "again" / "again.npz"), 64)
+    for name, part in datasets.load(str(tmp_path / "x.csv"), 64).splits.items():
+        kept = again.splits[name]
+        assert np.array_equal(kept.images, part.images) and np.array_equal(kept.labels, part.labels)
+        assert (kept.groups, kept.columns, kept.captions) == (part.groups, part.columns, part.captions)
 
 
 def test_digest_follows_the_bytes(tmp_path: Path) -> None:
@@ -98,7 +107,7 @@ def test_digest_follows_the_bytes(tmp_path: Path) -> None:
         ({"train_images": None}, "train_images is missing"),
         ({"train_labels": np.array([{}] * 8, dtype=object)}, "pickled"),
         ({"train_images": np.zeros((8, 4, 4), np.float32)}, "expected uint8"),
-        ({"train_labels": np.zeros((7, 1), int)}, "8 train_images but 7 train_labels"),
+        ({"train_labels": np.zeros((7, 1), int)}, "8 train_images but train_labels has the shape"),
         ({"test_labels": np.full((6, 1), 5)}, "class 'class 2' has no training image"),
         ({"train_labels": np.zeros((8, 1), int)}, "class 'class 1' has no training image"),
         (
