@@ -33,8 +33,7 @@ MEDMNIST: dict[str, tuple[str, str, str]] = {
     "retinamnist": ("Fundoscopy", "Ophthalmology", "retina"),
     "tissuemnist": ("Microscopy", "Pathology", "kidney cortex"),
 }
-RETINA = tuple(f"fundoscopy image of the retina with {grade} diabetic retinopathy"  # retinamnist's classes 0 to 4
-               for grade in ("no", "mild", "moderate", "severe", "proliferative"))  # fmt: skip
+RETINA = tuple(f"{grade} diabetic retinopathy" for grade in ("no", "mild", "moderate", "severe", "proliferative"))
 PHANTOM_VERSION = 1  # raised when the same seed draws other pictures
 PHANTOMS = tuple(
     f"phantom-{kind}"
@@ -208,13 +207,14 @@ def _medmnist_card(name: str) -> Card:
     info, (image_type, specialty, anatomy) = INFO[name], MEDMNIST[name]
     kind = info["task"]
     task = "multilabel" if "multi-label" in kind else "ordinal" if "ordinal" in kind else "multiclass"
+    graded = RETINA if name == "retinamnist" else ()  # which medmnist calls 0 to 4
     return Card(
         name=name,
-        classes=tuple(info["label"][key] for key in sorted(info["label"], key=int)),
+        classes=graded or tuple(info["label"][key] for key in sorted(info["label"], key=int)),
         image_type=image_type,
         specialty=specialty,
         anatomy=anatomy,
-        captions=RETINA if name == "retinamnist" else (),
+        captions=tuple(f"fundoscopy image of the retina with {grade}" for grade in graded),
         task=task,
         licence=info["license"],
         citation="Yang J. et al., MedMNIST v2, Scientific Data 10:41, 2023",

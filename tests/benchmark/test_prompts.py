@@ -73,6 +73,8 @@ def test_grades_of_retinamnist_have_words() -> None:
 
     texts = [phrase(_medmnist_card("retinamnist"), i) for i in range(5)]
     assert texts[0] == "fundoscopy image of the retina with no diabetic retinopathy" and len(set(texts)) == 5
+    unseen = phrase(_medmnist_card("retinamnist"), 1, "full", UNSEEN)
+    assert unseen == "one patient's fundoscopy picture of the retina, read as mild diabetic retinopathy"
 
 
 def test_a_blank_caption_is_that_of_the_class() -> None:
