@@ -21,7 +21,7 @@ from classifiers.metrics import per_class, reliability, score
 from results.claims import contrasts, replicates
 from results.figures import FIGURES, NEEDS, caption, command, draw, write_figure
 from results.opinions import opinion_rows
-from results.pooling import pool_seeds, pool_sets, pooled_rows
+from results.pooling import inside, pool_seeds, pool_sets, pooled_rows
 from results.reader import reader_rows
 from results.report import render
 from results.statistics import Jackknives
@@ -120,7 +120,8 @@ class Reporter:
         for cell in (*self.of("fidelity"), *self.of("audit"), *self.of("membership")):
             for row in json.loads((self.store.verify(cell) / "rows.json").read_text()):
                 keys = self.keys(cell) | {key: value for key, value in row.items() if value != ""}
-                yield {"group": "all"} | keys
+                ends = [end for end in ("low", "high") if keys.get(end) is not None]
+                yield {"group": "all"} | keys | {end: inside(row["metric"], keys[end]) for end in ends}
 
     def private_rows(self) -> Iterator[Record]:
         """The accountant's epsilon and delta of generators trained with differential privacy."""
@@ -212,13 +213,17 @@ class Reporter:
         }  # fmt: skip
 
     def costs(self) -> Iterator[Record]:
-        for cell in self.done:
-            record = self.store.record(cell) or {}
-            names = ("seconds", "cpu_seconds", "peak_memory_mb", "gpu_memory_mb", "device")
-            facts = {key: record.get(key) for key in names} | {"images": self.images_trained_on(cell)}
-            keys = ("dataset", "generator", "exposure", "arm", "budget", "seed")
-            about = {key: cell.about.get(key, "") for key in keys}
-            yield {"stage": cell.stage} | about | {"cell": cell.digest} | facts
+        """A row a cell, a filter's judge too; a decoder that generators share is a row of each that needs it."""
+        told: set[tuple[str, str]] = set()
+        for cell in self.cells:
+            about = {key: cell.about.get(key, "") for key in COSTS[1:7]}
+            for part in (cell, cell.inputs["autoencoder"]) if cell.stage == "train" else (cell,):
+                record, key = self.store.record(part), (part.digest, str(about["generator"]))
+                if record is not None and key not in told:
+                    told.add(key)
+                    yield {key: record.get(key) for key in COSTS} | about | {
+                        "stage": part.stage, "cell": part.digest, "images": self.images_trained_on(part),
+                    }  # fmt: skip
 
     def images_trained_on(self, cell: Cell) -> int | None:
         """Images that training saw, repeats counted; None for a stage that trains nothing."""
@@ -237,7 +242,7 @@ class Reporter:
             "versions": versions(),
             "cells": {cell.digest: cell.stage for cell in self.cells},
             "shared_images": self.shared_images(),
-            "finished": len(self.done),
+            "finished": len({cell.digest for cell in self.cells if self.store.record(cell)}),
             "missing": {cell.digest: self.store.error(cell) or "not run" for cell in self.missing},
         }
 
@@ -271,17 +276,18 @@ class Reporter:
                 "n_test": len(prepared.test.images),
             }
 
-    def generated(self) -> list[Cell]:
-        """One synthetic set a data set and generator, of the first seed and the largest exposure."""
-        first: dict[tuple[str, str], Cell] = {}
-        for cell in self.of("synthesize"):
-            if "train" in cell.inputs and not cell.about.get("variant"):
-                first.setdefault((cell.about["dataset"], cell.about["generator"]), cell)
-        return list(first.values())
+    def first(self, stage: str) -> list[Cell]:
+        """A synthetic set of a generator trained here, or an audit, a data set and generator: of the first seed and the
+        largest exposure."""
+        found: dict[tuple[str, str], Cell] = {}
+        for cell in self.of(stage):
+            if (stage == "audit" or "train" in cell.inputs) and not cell.about.get("variant"):
+                found.setdefault((cell.about["dataset"], cell.about["generator"]), cell)
+        return list(found.values())
 
     def calibration(self) -> Iterator[Record]:
         """Confidence and share right of real and augmented at the lowest budget, first backbone, over all seeds."""
-        arms: dict[tuple[str, str, str], list[Cell]] = {}
+        arms: dict[tuple[str, str, str], dict[tuple[float, float], list[Cell]]] = {}
         first = next(iter(self.study.generators), "")
         for cell in self.of("classify"):
             about = cell.about
@@ -289,16 +295,17 @@ class Reporter:
             own = about["arm"] == "real" or (about["arm"] == "augmented" and about.get("generator") == first)
             if plain and own and about["budget"] == self.study.budgets[0] and about.get("exposure") in (None, "full"):
                 key = (str(about["dataset"]), str(about["arm"]), str(about.get("generator") or ""))
-                arms.setdefault(key, []).append(cell)
-        for (dataset, arm, generator), cells in arms.items():
-            kept = [self.load(cell.digest) for cell in cells]
+                dose = (about.get("ratio") or 0.0, about.get("share") or 0.0)
+                arms.setdefault(key, {}).setdefault(dose, []).append(cell)
+        for (dataset, arm, generator), doses in arms.items():
+            kept = [self.load(cell.digest) for cell in doses[min(doses)]]  # one dose, as in the headline
             labels, found = (np.concatenate([each[key] for each in kept]) for key in ("labels", "probabilities"))
             confidence, accuracy = reliability(labels, found, str(kept[0]["task"]))
             yield {"dataset": dataset, "arm": arm, "generator": generator, "budget": self.study.budgets[0],
                    "confidence": confidence, "accuracy": accuracy}  # fmt: skip
 
     def samples(self) -> Iterator[Record]:
-        for cell in self.generated():
+        for cell in self.first("synthesize"):
             prepared, drawn = self.prepared(cell.inputs["split"].digest), synthesize.read(self.store.verify(cell))
             rng = np.random.default_rng(0)
             chosen = rng.permutation(len(drawn.images))[:SHOWN]
@@ -311,27 +318,20 @@ class Reporter:
             }  # fmt: skip
 
     def neighbours(self) -> Iterator[Record]:
-        for cell in self.first_audits():
+        for cell in self.first("audit"):
             with np.load(self.store.verify(cell) / "pairs.npz", allow_pickle=False) as arrays:
                 for each in by_search({key: arrays[key] for key in arrays.files}):
                     yield _about(cell) | each
 
     def distances(self) -> Iterator[Record]:
-        for cell in self.first_audits():
+        for cell in self.first("audit"):
             with np.load(self.store.verify(cell) / "distances.npz", allow_pickle=False) as arrays:
-                planted = {
-                    key.removeprefix("planted_"): arrays[key] for key in arrays.files if key.startswith("planted_")
-                }
+                planted = {key: arrays[key] for key in arrays.files if key.startswith("planted_")}
                 yield _about(cell) | {
-                    "synthetic": arrays["synthetic"], "heldout": arrays["heldout"], "planted": planted,
+                    "synthetic": arrays["synthetic"], "heldout": arrays["heldout"],
                     "threshold": float(arrays["threshold"][0]),
+                    "planted": {key.removeprefix("planted_"): values for key, values in planted.items()},
                 }  # fmt: skip
-
-    def first_audits(self) -> list[Cell]:
-        first: dict[tuple[str, str], Cell] = {}
-        for cell in self.of("audit"):
-            first.setdefault((cell.about["dataset"], cell.about["generator"]), cell)
-        return list(first.values())
 
 
 def _about(cell: Cell) -> Record:

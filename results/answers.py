@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from results.cautions import percents, privacy
+from results.cautions import privacy, realism
 from results.statistics import PROVISIONAL
 from results.tidy import (
     PLACEBOS,
@@ -47,6 +47,8 @@ Row = dict[str, Any]
 OWN_ONLY = "Of each set that it learnt, the generator saw only the images of this budget."
 OTHERS_FIRST = "The generator had seen images of the other sets, and of each set only the classifier's own."
 UNKNOWN = "The images came from a model made elsewhere: what it had seen is not known, so a gain may come from that."
+LIMITS = {"budget": "limited to this budget's", "transfer": "trained on other sets and then on this budget's"}
+NOT_LIMITED = "no run limited it to those of a budget, so a gain may come from the others."
 NO_GENERATOR = "No generator was trained in this study, so there is no exposure to account for."
 
 
@@ -238,20 +240,6 @@ def full_data(results: Results) -> str:
     return f"At {percent(top)} of the real data (exploratory), over {sets}, {does}{seen}."
 
 
-def realism(results: Results) -> str:
-    """How often a linear classifier tells synthetic images from real ones, beside its controls; empty if unknown."""
-    table = results.pooled("fidelity", "two_sample_accuracy")
-    table, parts = table[table["variant"] == ""], []
-    for row in records(table[table["generator"].isin(results.generators)].drop_duplicates("dataset")):
-        own = table[table["dataset"] == row["dataset"]].drop_duplicates("generator").set_index("generator")["value"]
-        words = {"real": "real from real", "round_trip": "the autoencoder's round trip"}
-        controls = [f"{text} {percent(own[name], 0)}" for name, text in words.items() if name in own]
-        told = ", ".join([percents(row), *controls])
-        parts.append(f"{percent(row['value'], 0)} of {row['dataset']} ({told})")
-    lead = "A linear classifier of features told real from synthetic images in"
-    return f"{lead} {listed(parts)}; 50\u00a0% would be chance." if parts else ""
-
-
 def nearness(results: Results) -> str:
     """The first generator's Fréchet distance, beside floor and control; empty where none was measured."""
     parts = []
@@ -305,25 +293,35 @@ def exposure(results: Results) -> str:
     if "full" not in seen:
         words = (("budget", OWN_ONLY), ("transfer", OTHERS_FIRST), ("external", UNKNOWN))
         return next((text for kind, text in words if kind in seen), NO_GENERATOR)
-    limited = plain(results, results.claims)
-    keys = {(row["dataset"], row["budget"]) for row in records(rows)}
-    limited = limited[(limited["arm"] == main_arm(limited["arm"])) & (limited["against"] == "real")]
-    limited = limited[~limited["generator"].isin(PLACEBOS)]
-    found = []
-    limits = {"budget": "limited to this budget's", "transfer": "trained on other sets and then on this budget's"}
-    for kind, text in limits.items():
-        one = one_a_set(results, limited[limited["exposure"] == kind])
-        mine = [row for row in records(one) if (row["dataset"], row["budget"]) in keys]
-        if len(mine) == 1:
-            images = count(real_images(results, mine[0]["dataset"], mine[0]["budget"]))
-            bounds = interval(mine[0]["low"], mine[0]["high"], sign=True)
-            gain = number(mine[0]["difference"], sign=True)
-            found.append(f"{text} images (here {images}) the gain was {gain} ({bounds})")
-        elif mine:
-            found.append(f"{text} images the gain was {_named(mine)}")
-    if not found:
-        return f"{lead}; no run limited it to those of a budget, so a gain may come from the others."
-    return f"{lead}; {'; '.join(found)}."
+    texts = [text for kind in LIMITS if (text := _limited(results, records(rows), kind))]
+    return f"{lead}; {'; '.join(texts)}." if texts else f"{lead}; {NOT_LIMITED}"
+
+
+def _limited(results: Results, rows: list[Row], kind: str) -> str:
+    """The headline's gain under a limited exposure; at another dose beside what all images gave at that one."""
+    doses = {(row["dataset"], row["budget"]): _dose(row) for row in rows}
+    claims = plain(results, results.claims)
+    claims = claims[(claims["arm"] == main_arm(claims["arm"])) & (claims["against"] == "real")]
+    claims = claims[~claims["generator"].isin(PLACEBOS)]
+    every = records(claims[claims["exposure"] == "full"])
+    full = {(row["dataset"], row["budget"], *_dose(row)): row for row in every}
+    some = claims[claims["exposure"] == kind]
+    alike = [doses.get((row["dataset"], row["budget"])) == _dose(row) for row in records(some)]
+    mine = records(one_a_set(results, some[alike] if any(alike) else some))
+    mine = [row for row in mine if (row["dataset"], row["budget"]) in doses]
+    if mine and not any(alike):
+        twins = [full.get((row["dataset"], row["budget"], *_dose(row))) for row in mine]
+        beside = f", and {_named([twin for twin in twins if twin])} with all" if any(twins) else ""
+        return f"{LIMITS[kind]} images, at ratio {mine[0]['ratio']:g}, the gain was {_named(mine)}{beside}"
+    if len(mine) == 1:
+        images = count(real_images(results, mine[0]["dataset"], mine[0]["budget"]))
+        gain = f"{number(mine[0]['difference'], sign=True)} ({interval(mine[0]['low'], mine[0]['high'], sign=True)})"
+        return f"{LIMITS[kind]} images (here {images}) the gain was {gain}"
+    return f"{LIMITS[kind]} images the gain was {_named(mine)}" if mine else ""
+
+
+def _dose(row: Row) -> tuple[Any, ...]:
+    return row["generator"], row["ratio"], row["share"]
 
 
 def verdict_of(results: Results) -> pd.DataFrame:

@@ -20,12 +20,14 @@ from results.wording import absent, counted, heading, listed, number, percent
 
 Row = dict[str, Any]
 NO_ALTERED = ("planted=exact", "planted=round_trip", "planted=same_patient_near_copy")  # told before, or no copies
+REPEATS = 0.05  # share of a set above which images that stand in it twice are told
 EASY = 0.9  # accuracy, by its lower end, above which a linear classifier tells synthetic from real
 
 
 def warnings(results: Results) -> list[str]:
     """Everything that limits what may be concluded, worst first; empty when nothing does."""
-    found = [*failures(results), *data_cautions(results), *signatures(results), *_filtered(results)]
+    found = [*failures(results), *data_cautions(results), *signatures(results)]
+    found += [*_repeated(results), *_filtered(results)]
     return [*found, *_elsewhere(results), *_doubled(results), *strength(results)]
 
 
@@ -72,11 +74,13 @@ def signatures(results: Results) -> list[str]:
     claims = results.claims
     claims = claims if claims.empty else plain(results, claims)
     harmed = claims[(claims["against"] == "real") & (claims["verdict"] == "harmed")]
-    harmed = harmed[~harmed["generator"].isin(PLACEBOS)].drop_duplicates(["dataset", "arm"])
-    for row in records(harmed[harmed["claim"] | (harmed["arm"] == "augmented")]):
+    harmed = harmed[~harmed["generator"].isin(PLACEBOS) & (harmed["claim"] | (harmed["arm"] == "augmented"))]
+    harmed = harmed[harmed["difference"] < -float(results.study.get("margin", 0.01))].sort_values("difference")
+    for row in records(harmed.drop_duplicates(["dataset", "arm"])):
         found.append(
-            f"Domain shift or mode collapse: on {row['dataset']} the arm {row['arm']} at "
-            f"{percent(row['budget'])} scored {number(abs(row['difference']))} below real data alone."
+            f"Domain shift or mode collapse: on {place_of(results, row)} the arm {row['arm']} at "
+            f"{percent(row['budget'])}, ratio {row['ratio']:g}, scored {number(abs(row['difference']))} below "
+            "real data alone."
         )
     return found
 
@@ -89,7 +93,7 @@ def _labels(results: Results) -> list[str]:
     for row in records(table[table["generator"].isin(results.generators)]):
         floor = real.get(row["dataset"])
         if floor and not absent(row["high"]) and row["high"] < floor["low"]:
-            where = _where(results, row)
+            where = place_of(results, row)
             wrong.append(f"{where} {percent(row['value'], 0)} against {percent(floor['value'], 0)}")
     text = "Labels: a classifier of real images sees the label asked for in fewer synthetic images than real ones"
     return [f"{text} ({'; '.join(dict.fromkeys(wrong))})."] if wrong else []
@@ -101,16 +105,30 @@ def _told_apart(results: Results) -> list[str]:
     table = table[table["generator"].isin(results.generators) & (table["low"] > EASY)].drop_duplicates(
         ["dataset", "generator", "exposure"]
     )
-    told = [f"{_where(results, row)} {percent(row['value'], 0)}" for row in records(table)]
+    told = [f"{place_of(results, row)} {percent(row['value'], 0)}" for row in records(table)]
     return (
         [f"Told apart: a linear classifier of features tells synthetic from real ({'; '.join(told)})."] if told else []
     )
 
 
-def _where(results: Results, row: Row, several: bool = True) -> str:
+def realism(results: Results) -> str:
+    """How often a linear classifier tells synthetic images from real ones, beside its controls; empty if unknown."""
+    table = results.pooled("fidelity", "two_sample_accuracy")
+    table, parts = table[table["variant"] == ""], []
+    for row in records(table[table["generator"].isin(results.generators)].drop_duplicates("dataset")):
+        own = table[table["dataset"] == row["dataset"]].drop_duplicates("generator").set_index("generator")["value"]
+        words = {"real": "real from real", "round_trip": "the autoencoder's round trip"}
+        controls = [f"{text} {percent(own[name], 0)}" for name, text in words.items() if name in own]
+        told = ", ".join([percents(row), *controls])
+        parts.append(f"{percent(row['value'], 0)} of {row['dataset']} ({told})")
+    lead = "A linear classifier of features told real from synthetic images in"
+    return f"{lead} {listed(parts)}; 50\u00a0% would be chance." if parts else ""
+
+
+def place_of(results: Results, row: Row, several: bool = True) -> str:
     """A data set, the generator where the study has several, and an exposure other than full."""
     told = [str(row["generator"])] if several and len(results.generators) > 1 else []
-    told += [f"{row['exposure']} exposure"] if row["exposure"] in ("budget", "transfer") else []
+    told += [f"{row['exposure']} exposure"] if row.get("exposure") in ("budget", "transfer") else []
     return f"{row['dataset']} ({', '.join(told)})" if told else str(row["dataset"])
 
 
@@ -127,13 +145,23 @@ def _diversity(results: Results) -> list[str]:
     for row in records(table[table["generator"].isin(results.generators)]):
         floor = real.get(row["dataset"])
         if floor and not absent(row["low"]) and not absent(floor["high"]) and row["low"] > floor["high"]:
-            text = f"{_where(results, row, False)} {number(row['value'])} against {number(floor['value'])}"
+            text = f"{place_of(results, row, False)} {number(row['value'])} against {number(floor['value'])}"
             near.setdefault(str(row["generator"]), []).append(text)
     return [
         f"Little diversity: the images of {name} resemble one another more than real ones do (MS-SSIM: "
         f"{'; '.join(dict.fromkeys(texts))})."
         for name, texts in near.items()
     ]
+
+
+def _repeated(results: Results) -> list[str]:
+    """Sets in which many images stand twice, because the filters refused what was drawn in their place."""
+    table = results.table[(results.table["metric"] == "filter_replaced") & results.table["seed"].notna()]
+    rows = sorted(records(plain_rows(table)), key=lambda row: -float(row["value"]))
+    if not rows or rows[0]["value"] < REPEATS:
+        return []
+    where, text = place_of(results, rows[0]), "that the filters accepted in the place of those that they refused"
+    return [f"Repeats: up to {percent(rows[0]['value'])} of a set ({where}) repeat images of it {text}."]
 
 
 def _filtered(results: Results) -> list[str]:
@@ -224,7 +252,7 @@ def privacy(results: Results) -> str:
     most = (
         f"{percent(max(worst['value'], 0))}, {percents(worst)}" if not absent(worst["low"]) else percent(worst["value"])
     )
-    where = f"most on {worst['dataset']}: " if len({row["dataset"] for row in rows}) > 1 else ""
+    where = f"most on {place_of(results, worst)}: " if len({row["dataset"] for row in rows}) > 1 else ""
     if found:
         sets = listed(list(dict.fromkeys(str(row["dataset"]) for row in found)))
         lead = f"The audit found an excess of copies on {sets} ({where}{most})"

@@ -13,6 +13,7 @@ from results.tidy import (
     GREY,
     LINES,
     LOOKS,
+    MARKERS,
     PLACEBOS,
     SERIES,
     SPARE,
@@ -86,8 +87,8 @@ def _line(axis: Axes, part: pd.DataFrame, arm: str, generator: str, dashes: Any)
     style["mfc"] = shape.colour if shape.filled else "white"
     if len(x) == 1:
         x = x * DODGE.get(generator, 1.0) * 1.05 ** LINES.index(dashes)
+        style["marker"] = MARKERS[LINES.index(dashes) % len(MARKERS)] if dashes != "-" else shape.marker
         axis.errorbar(x, y, yerr=bars, ls="none", elinewidth=1.2, **style)
-        axis.plot(x * [0.98, 1.02], y.repeat(2), ls="none" if generator in PLACEBOS else dashes, color=shape.colour)
         return
     if arm in BANDED and generator not in PLACEBOS and dashes == "-":
         axis.fill_between(x, low, high, color=shape.colour, alpha=0.16, lw=0, zorder=2)
@@ -112,10 +113,10 @@ def _arm_legend(figure: Figure, table: pd.DataFrame, styles: dict[tuple[Any, ...
     pairs = table[["arm", "generator"]].drop_duplicates().itertuples(index=False, name=None)
     keys = list(dict.fromkeys(generator if generator in PLACEBOS else arm for arm, generator in pairs))
     handles = [_handle(key) for key in sorted(keys, key=_legend_order)]
-    if len(styles) > 1:
-        for (generator, exposure, ratio), dashes in styles.items():
-            text = f"{generator}, {exposure or 'any'} exposure, ratio {ratio:g}"
-            handles.append(Line2D([], [], color="#444444", ls=dashes, label=text))
+    points = table.groupby(["dataset", "backbone", *SERIES], dropna=False).size().eq(1).any()  # told apart by markers
+    for place, ((generator, exposure, ratio), dashes) in enumerate(styles.items() if len(styles) > 1 else ()):
+        text, marker = f"{generator}, {exposure or 'any'} exposure, ratio {ratio:g}", MARKERS[place % len(MARKERS)]
+        handles.append(Line2D([], [], color="#444444", ls=dashes, marker=marker if points else "", label=text))
     longest = max(len(str(handle.get_label())) for handle in handles)
     figure.legend(handles=handles, loc="outside lower center", ncols=_columns(figure, longest, len(handles)))
 
@@ -277,7 +278,8 @@ def fidelity(results: Results) -> Figure | None:
         return None
     columns = min(len(metrics), 3)
     rows = -(-len(metrics) // columns)
-    size = (min(3.9 * columns + 1.6, WIDE), rows * (0.45 * len(names) + 1.0) + 0.7)
+    own = [name for name in results.generators if name in set(table["generator"])]
+    size = (min(3.9 * columns + 1.6, WIDE), rows * ((0.38 + 0.07 * max(len(own), 1)) * len(names) + 1.0) + 0.7)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for axis, metric in zip(axes, metrics, strict=False):
@@ -285,12 +287,10 @@ def fidelity(results: Results) -> Figure | None:
         axis.set_xlabel(metric_title(metric))
     for spare in axes[len(metrics) :]:
         spare.set_axis_off()
-    counts = (
-        table[(table["generator"] == "real") & (table["metric"] == metrics[0])].groupby("dataset")["n"].max().dropna()
-    )
-    axes[0].set_yticks(
-        range(len(names)), [f"{name} (n = {counts[name]})" if name in counts else name for name in names]
-    )
+    sizes = {name: part["n"].dropna() for name, part in table[table["metric"] == metrics[0]].groupby("dataset")}
+    ends = {name: sorted({int(n.min()), int(n.max())}) for name, n in sizes.items() if len(n)}
+    told = [f"{name} (n = {' to '.join(map(str, ends[name]))})" if name in ends else name for name in names]
+    axes[0].set_yticks(range(len(names)), told)
     axes[0].set_ylim(len(names) - 0.4, -0.6)
     keys = sorted(set(table["generator"]) - {""}, key=lambda name: (name in LOOKS, name != "real", name))
     handles = [_dot_handle(name, results) for name in keys]
@@ -299,7 +299,7 @@ def fidelity(results: Results) -> Figure | None:
     return figure
 
 
-OFFSET = {"budget": 0.16, "transfer": -0.16}  # of a row, so that exposures of one generator stand apart
+OFFSET = {"budget": 0.16, "transfer": -0.16}  # of a row, that exposures of a generator stand apart; less for many
 
 
 def metric_title(metric: str) -> str:
@@ -330,20 +330,14 @@ def _dot_handle(generator: str, results: Results) -> Line2D:
 def _dots(axis: Axes, table: pd.DataFrame, names: list[str], results: Results) -> None:
     for row in table.to_dict("records"):
         colour, marker, filled = _dot_look(str(row["generator"]), results)
-        y = names.index(str(row["dataset"])) + OFFSET.get(str(row["exposure"]), 0.0)
-        own = str(row["generator"]) not in LOOKS
+        name, every = str(row["generator"]), results.generators
+        own, many = name not in LOOKS, max(len(every), 1)
+        spot = every.index(name) - (many - 1) / 2 if name in every else 0.0
+        y = names.index(str(row["dataset"])) + min(0.16, 0.6 / many) * spot + OFFSET.get(row["exposure"], 0.0) / many
         axis.plot([row["low"], row["high"]], [y, y], color=colour, lw=2.6 if own else 1.2, alpha=0.8, zorder=2)
         face = colour if filled else "white"
-        axis.plot(
-            row["value"],
-            y,
-            marker=marker,
-            color=colour,
-            mfc=face,
-            ms=9 if own else 7,
-            ls="none",
-            zorder=3 + own,
-        )
+        how: dict[str, Any] = {"marker": marker, "color": colour, "mfc": face, "ms": 9 if own else 7, "ls": "none"}
+        axis.plot(row["value"], y, zorder=3 + own, **how)
     axis.grid(axis="x", visible=False)
     axis.tick_params(axis="y", length=0)
     axis.set_xlim(min(0.0, span(table["value"])[0]), span(table[["value", "high"]].to_numpy(float))[1] * 1.06 + 1e-9)

@@ -22,6 +22,7 @@ from results.tidy import (
     missing,
     placed,
     plain,
+    rank,
     records,
     with_images,
 )
@@ -131,7 +132,7 @@ def predictors(results: Results) -> Figure | None:
         return None
     measures = list(dict.fromkeys(pairs["measure"]))
     figure, axes = panels(len(measures), 3, 3.1, 2.7)
-    looks = {name: placed(place) for place, name in enumerate(dict.fromkeys(pairs["dataset"]))}
+    looks = {name: placed(place) for place, name in enumerate(results.names)}
     for axis, measure in zip(axes, measures, strict=True):
         mine = pairs[pairs["measure"] == measure]
         for dataset, part in mine.groupby("dataset", sort=False):
@@ -190,6 +191,24 @@ def reliability(results: Results) -> Figure | None:
     return figure
 
 
+def _fullest(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows in the order of the study's generators, each in its fullest exposure alone."""
+    places = [rank(results, *map(str, pair)) for pair in rows[["generator", "exposure"]].itertuples(index=False)]
+    ranked = rows.assign(_own=[own for own, _ in places], _seen=[seen for _, seen in places])
+    least = ranked.groupby("generator")["_seen"].transform("min")
+    kept = ranked[ranked["_seen"] == least].sort_values("_own", kind="stable")
+    return kept.drop(columns=["_own", "_seen"])
+
+
+def _gains(results: Results) -> pd.DataFrame:
+    """Gains of `augmented` at the lowest budget: each generator's fullest exposure, at the ratio that most have."""
+    rows = results.table[(results.table["metric"] == "auroc_difference") & results.table["seed"].isna()]
+    rows = plain(results, rows[(rows["arm"] == "augmented") & (rows["variant"] == "")])
+    rows = _fullest(results, rows[(rows["budget"] == rows["budget"].min()) & ~rows["generator"].isin(PLACEBOS)])
+    many = rows.groupby("ratio")["generator"].nunique()
+    return rows if rows.empty else rows[rows["ratio"] == many.idxmax()]
+
+
 ABLATED = {"data_share": "share of the images seen", "sets": "data sets seen", "detail": "detail of captions",
            "phrasings": "phrasings", "caption_noise": "share of wrong captions", "images_seen": "images seen",
            "balance": "balance of sets"}  # fmt: skip
@@ -201,8 +220,8 @@ def ablations(results: Results) -> Figure | None:
     swept = _ablated(results)
     table = results.table[results.table["seed"].isna() & (results.table["variant"] == "")]
     fidelity = table[(table["stage"] == "fidelity") & table["metric"].str.startswith("frechet")]
-    gains = plain(results, table[(table["metric"] == "auroc_difference") & (table["arm"] == "augmented")])
-    gains = gains[gains["budget"] == gains["budget"].min()]
+    fidelity = _fullest(results, fidelity[fidelity["group"] == "all"])
+    gains = _gains(results)
     if not swept or fidelity.empty:
         return None
     figure, axes = panels(2 * len(swept), len(swept), min(3.4, WIDE / len(swept)), 2.7)
@@ -222,6 +241,7 @@ def ablations(results: Results) -> Figure | None:
                     if shown:
                         axis.plot(*zip(*shown, strict=True), color=colour, marker=marker, label=told, **how)
             axis.set_xticks(range(len(ticks)), [str(value) for value in ticks])
+            axis.set_xlim(-0.2, len(ticks) - 0.8)
             axis.set_xlabel(ABLATED[field])
             if place:
                 axis.axhline(0, color=GREY, lw=1)
@@ -298,19 +318,15 @@ def strictness(results: Results) -> Figure | None:
 def cost(results: Results) -> Figure | None:
     """Time of a generator and its sets against the gain that they brought at the lowest budget, of two or more."""
     costs = results.costs
-    gains = results.table[(results.table["metric"] == "auroc_difference") & results.table["seed"].isna()]
-    gains = plain(results, gains[(gains["arm"] == "augmented") & ~gains["generator"].isin(PLACEBOS)])
-    gains = gains[gains["budget"] == gains["budget"].min()]
+    gains = _gains(results)
     if costs.empty or gains["generator"].nunique() < 2:
         return None
-    spent = costs[costs["stage"].isin(["autoencoder", "train", "synthesize"])].drop_duplicates("cell")
+    spent = costs[costs["stage"].isin(["autoencoder", "train", "synthesize"])]
+    spent = _fullest(results, spent.assign(exposure=spent["exposure"].fillna("")))
     seconds = spent.groupby("generator")["seconds"].sum()
-    tuned = spent[spent["stage"] == "autoencoder"].groupby("generator")["seconds"].sum()
-    for name in set(seconds.index) - set(tuned.index) if len(tuned) else ():
-        seconds[name] += tuned.iloc[0]  # a decoder that generators share is told for the first alone, and each needs it
     figure, (axis,) = panels(1, 1, 6.4, 3.4)
     names = [name for name in results.names if name in set(gains["dataset"])]
-    generators = [name for name in results.generators if name in seconds]
+    generators = [name for name in results.generators if name in seconds and name in set(gains["generator"])]
     for row in records(gains[gains["generator"].isin(generators)]):
         colour, marker = names.index(row["dataset"]) % len(SPARE), generators.index(row["generator"]) % len(MARKERS)
         axis.plot(seconds[row["generator"]] / 60, row["value"], MARKERS[marker], color=SPARE[colour])

@@ -16,11 +16,10 @@ from PIL import Image
 
 from results import charts, curves
 from results.answers import distances
+from results.cautions import place_of
 from results.tidy import Results, headline, label, main_arm, records, styled, with_images
 from results.wording import heading, listed, number, percent
 from results.worth import predictors_table
-
-BAND = "Bands and bars are 95 % intervals over seeds and test patients."
 
 
 def say_metric_by_budget(results: Results) -> str:
@@ -31,7 +30,7 @@ def say_metric_by_budget(results: Results) -> str:
     for budget in sorted(set(rows["budget"]))[:: max(len(set(rows["budget"])) - 1, 1)] if len(rows) else []:
         at = rows[rows["budget"] == budget]
         text += f"At {percent(budget)}, {arm} against real only: {_tally(at)}. "
-    return text + BAND
+    return f"{text}Bands and bars are 95 % intervals over seeds and test patients."
 
 
 def say_differences(results: Results) -> str:
@@ -54,7 +53,7 @@ def _tally(rows: pd.DataFrame) -> str:
 def say_predictors(results: Results) -> str:
     """The strongest rank correlation and what it rests on."""
     table = predictors_table(results).dropna(subset=["rho"])
-    text = "Each point is a data set and a generator; rho is Spearman's; the table has p after Holm and the regret."
+    text = "Each point is a set, generator, exposure and sampling; rho is Spearman's; the table has p and regret."
     if table.empty:
         return text
     if not (table["p_holm"] < 0.05).any():
@@ -69,9 +68,11 @@ def say_predictors(results: Results) -> str:
 def say_sample_grid(results: Results) -> str:
     """How the images were chosen."""
     sets = listed(list(dict.fromkeys(str(each["dataset"]) for each in results.samples)))
+    filtered = any((results.study.get("sampling") or {}).get(key, [None])[0] for key in ("filter", "privacy"))
+    chosen = "from those that the filter accepted where it did" if filtered else "none chosen or left out"
     return (
         f"Real images left, synthetic ones right, for {sets}; the caption asked for stands under each, and the real "
-        "image in its place has the same label. Drawn at random, none chosen or left out."
+        f"image in its place has the same label. Drawn at random, {chosen}."
     )
 
 
@@ -87,16 +88,16 @@ def say_nearest_neighbours(results: Results) -> str:
         return text
     closest = min(rows, key=lambda each: float(min(each["d_train"])))
     place = int(list(closest["d_train"]).index(min(closest["d_train"])))
-    train, heldout = number(closest["d_train"][place]), number(closest["d_heldout"][place])
-    told = f"The closest of all ({closest['dataset']}, first seed) lies {train} from a training image and {heldout} "
-    return f"{text}{told}from a held-out one (tile-max distance, 0 = a copy)."
+    train, heldout = (number(closest[key][place]) for key in ("d_train", "d_heldout"))
+    told = f"The closest of all ({place_of(results, closest)}, first seed) lies {train} from a training image and "
+    return f"{text}{told}{heldout} from a held-out one (tile-max distance, 0 = a copy)."
 
 
 def say_distance_histogram(results: Results) -> str:
     """The share of synthetic images below the threshold, by data set."""
     found = [each for each in results.distances if len(each["synthetic"])]
     below = [float((np.asarray(each["synthetic"]) <= each["threshold"]).mean()) for each in found]
-    shares = [f"{each['dataset']} {percent(share)}" for each, share in zip(found, below, strict=True)]
+    shares = [f"{place_of(results, each)} {percent(share)}" for each, share in zip(found, below, strict=True)]
     level = " Held-out real images are the control; planted copies show what the audit would find."
     return f"Share of synthetic images at or below the threshold (first seed): {listed(shares)}.{level}"
 
@@ -119,7 +120,7 @@ def say_fidelity(results: Results) -> str:
             parts.append(f"{name} is closer than class means with noise on {beaten} of {len(found)} data sets.")
     return " ".join(
         ["Lower Fréchet distance is closer; real against real is the floor, class mean + noise the control;",
-         "copies and mixup are lower bounds, not rivals.", *parts]
+         "copies and mixup are lower bounds, not rivals. Budget exposure lies below, transfer above.", *parts]
     )  # fmt: skip
 
 

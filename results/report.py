@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from results.answers import answers, distances, multiplier_of, verdict_of
-from results.cautions import scope, warnings
+from results.cautions import scope, warnings, worst_first
 from results.figures import FIGURES, caption, command, draw, write_figure
 from results.rules import hypotheses
 from results.tables import TABLES, begun
@@ -28,6 +28,7 @@ from results.wording import (
     counted,
     duration,
     interval,
+    listed,
     number,
     percent,
     printed,
@@ -79,6 +80,7 @@ def page(results: Results, tables: dict[str, pd.DataFrame], figures: dict[str, S
         "answers": answers(results),
         "glance": glance(results),
         "columns": Glance._fields,
+        "written": as_written(results),
         "warnings": warnings(results),
         "figures": figures,
         "missing_figures": [entry.title for name, entry in FIGURES.items() if name not in figures],
@@ -188,6 +190,15 @@ def cost_sentence(results: Results) -> str:
         seed, budget = (duration(classify["seconds"].sum() / max(1, each)) for each in (seeds, budgets))
         text += f" One more seed of every classifier would cost about {seed}, one more budget about {budget}."
     return text
+
+
+def as_written(results: Results) -> str:
+    """How sets were drawn where a filter was on or a setting was swept: the first value of each."""
+    given = results.study.get("sampling") or {}
+    kept = {key: given.get(key) or [None] for key in ("filter", "privacy", "guidance", "steps")}
+    told = [f"{key} {values[0] or 'none'}" for key, values in kept.items()
+            if len(values) > 1 or (key in ("filter", "privacy") and values[0])]  # fmt: skip
+    return listed(told)
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
@@ -327,8 +338,9 @@ def _excess(results: Results, name: str) -> tuple[str, str, bool]:
     rows = records(table[table["dataset"] == name])
     if not rows:
         return DASH, "", False
-    worst = max(rows, key=lambda row: float(row["value"]))
+    worst = max(rows, key=worst_first)
     text = percent(max(worst["value"], 0.0))
     if absent(worst["high"]):
         return text, "", False
-    return text, f"at most {percent(worst['high'])}", bool(worst["low"] > 0)
+    whose = f", {worst['generator']}" if len(results.generators) > 1 else ""
+    return text, f"at most {percent(worst['high'])}{whose}", bool(worst["low"] > 0)

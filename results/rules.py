@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from results.answers import multiplier_of, multiplier_rows_of
-from results.cautions import worst_first
+from results.cautions import place_of, worst_first
 from results.statistics import PROVISIONAL
 from results.tidy import Results, headline, nearer, records
 from results.wording import DASH, absent, duration, listed, number, percent, significant
@@ -104,23 +104,27 @@ def generalist(results: Results, specialist: str) -> Claim:
     spaces = {metric.partition("_")[2] for metric in kept["metric"]}
     words, texts = {}, []
     for dataset in results.names:
-        mine, theirs = (_values(kept, dataset, name) for name in (every[0], specialist))
+        (mine, one), (theirs, other) = (_values(kept, dataset, name) for name in (every[0], specialist))
         shared = sorted(mine.keys() & theirs.keys())
         if not shared:
             continue
         found = {_no_farther(mine[metric], theirs[metric]) for metric in shared}
-        words[dataset] = found.pop() if len(found) == 1 else "undecided"
+        words[dataset] = found.pop() if len(found) == 1 and one == other else "undecided"
         first = next(metric for metric in shared if metric.startswith("frechet"))
-        texts.append(f"{dataset} {significant(mine[first][0])} against {significant(theirs[first][0])}")
+        unequal = f", from {one} and {other} images, which cannot be compared" if one != other else ""
+        texts.append(f"{dataset} {significant(mine[first][0])} against {significant(theirs[first][0])}{unequal}")
     text = f"{told(words)} (Fréchet: {'; '.join(texts)})" if words else DASH
     if len(spaces) < 2:
         return Claim(claim, rule, text, "undecided: one feature space")
     return Claim(claim, rule, text, strong(results, [every[0], specialist], over_sets(words)))
 
 
-def _values(table: pd.DataFrame, dataset: str, generator: str) -> dict[str, tuple[float, float, float]]:
+def _values(table: pd.DataFrame, dataset: str, generator: str) -> tuple[dict[str, tuple[float, float, float]], int]:
+    """Each metric with its interval, and from how many images."""
     rows = records(table[(table["dataset"] == dataset) & (table["generator"] == generator)])
-    return {str(row["metric"]): (float(row["value"]), float(row["low"]), float(row["high"])) for row in rows}
+    sizes = [int(row["n"]) for row in rows if not absent(row["n"])]
+    found = {str(row["metric"]): (float(row["value"]), float(row["low"]), float(row["high"])) for row in rows}
+    return found, max(sizes, default=0)
 
 
 def _no_farther(mine: tuple[float, float, float], theirs: tuple[float, float, float]) -> str:
@@ -162,7 +166,7 @@ def distinct(results: Results) -> Claim:
         return Claim(claim, rule, DASH, f"{UNTESTED}: no audit")
     most = max(rows, key=worst_first)
     high = percent(_or(most["high"], most["value"]))
-    text = f"at most {percent(max(most['value'], 0))} ({most['dataset']}, interval to {high})"
+    text = f"at most {percent(max(most['value'], 0))} ({place_of(results, most)}, interval to {high})"
     power = results.pooled("audit", "tile_max_power", "planted=exact")["value"].min()
     if any(_or(row["low"], row["value"]) > 0 for row in rows):  # no interval: all seeds agree
         return Claim(claim, rule, text, "contradicted")
@@ -245,7 +249,7 @@ def compute(results: Results, specialist: str) -> Claim:
     costs = results.costs
     if len(costs):
         costs = costs[costs["stage"].isin(["train", "autoencoder"])]
-        costs = costs[costs["exposure"].isin(["full", ""])] if "exposure" in costs else costs
+        costs = costs[costs["exposure"].isin(["full", ""])]
     sums = {name: float(costs.loc[costs["generator"] == name, "seconds"].sum()) for name in (*every[:1], specialist)}
     if len(sums) < 2 or not all(sums.values()):
         return Claim(claim, rule, DASH, f"{UNTESTED}: it needs a generator of all sets and one of each")

@@ -71,7 +71,10 @@ def multiplier(results: Results) -> pd.DataFrame:
         marks = merged[name] if name in merged else pd.Series(index=merged.index, dtype="float64")
         merged[f"censored_{bound}"] = [FLAGS[0 if pd.isna(flag) else int(flag)] for flag in marks]
         merged = merged.drop(columns=name, errors="ignore")
-    merged.attrs["best"] = [Comparison("data_multiplier", ["dataset", "budget", "backbone", "variant"])]
+    known = (
+        frozenset(int(i) for i in np.flatnonzero(merged["censored_value"] == "")) if len(merged) else frozenset[int]()
+    )
+    merged.attrs["best"] = [Comparison("data_multiplier", ["dataset", "budget", "backbone", "variant"], rows=known)]
     return merged
 
 
@@ -229,6 +232,8 @@ def datasets(results: Results) -> pd.DataFrame:
             "specialty": card.get("specialty", ""),
             "classes": "; ".join(map(str, card.get("classes") or [])),
             **{split: sum(counts.values()) for split, counts in (card.get("counts") or {}).items()},
+            "train_pool": card.get("n_train"),
+            "held_out": card.get("n_heldout"),
             "phantom": "yes" if card.get("phantom") else "no",
             "licence": card.get("licence", ""),
             "citation": card.get("citation", ""),

@@ -190,8 +190,9 @@ def printed(table: pd.DataFrame, fold: bool = False) -> Printed:
     names = [name for name in names if name in KEPT or not _empty(table[name])]
     if "text" in names and "verdict" in names:
         names.remove("verdict")
-    same = [name for name in names if fold and len(table) > 1 and name in FOLDED and table[name].nunique() == 1]
-    note = ", ".join(f"{heading(name)} {one(name, table[name].dropna().iloc[0])}" for name in same)
+    alike = [name for name in names if name in FOLDED and table[name].nunique(dropna=False) == 1]
+    same = alike if fold and len(table) > 1 else []
+    note = ", ".join(f"{heading(name)} {one(name, table[name].iloc[0])}" for name in same)
     names = [name for name in names if name not in same]
     rows = [[_cell(name, row) for name in names] for row in table.to_dict("records")]
     numeric = [pd.api.types.is_numeric_dtype(table[name]) and table[name].dtype != bool for name in names]
@@ -287,11 +288,10 @@ def _cell(name: str, row: dict[Any, Any]) -> str:
         text, ends = times(value, flags[0]), [times(low, flags[1]), times(high, flags[2])]
         return text if DASH in ends else f"{text} ({ends[0]} to {ends[1]})"
     text = one(name, value)
-    if missing(low) or missing(high):
+    if missing(low) and missing(high):
         return text
-    if name == "difference":
-        return f"{text} ({interval(low, high, sign=True)})"
-    return f"{text} ({one(name, low)} to {one(name, high)})"
+    bounds = interval(low, high, sign=True) if name == "difference" else f"{one(name, low)} to {one(name, high)}"
+    return f"{text} ({bounds})"
 
 
 def one(name: str, value: Any) -> str:
@@ -313,8 +313,8 @@ def one(name: str, value: Any) -> str:
         return count(value)
     if stem == "difference":
         return number(value, sign=True)
-    if stem == "ratio":
-        return f"{value:g}"
+    if stem in ("ratio", "best_ratio", "ratio_for_double"):
+        return f"{value:.3g}"
     return significant(value) if stem.startswith(("frechet", "kernel")) else number(value)
 
 

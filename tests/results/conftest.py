@@ -188,6 +188,7 @@ def make(sets: dict[str, Any], seeds: int) -> Results:
 def costs(sets: dict[str, Any]) -> pd.DataFrame:
     rows = [
         {"stage": stage, "dataset": name, "generator": "generalist" if stage == "train" else "",
+         "exposure": "full" if stage in ("autoencoder", "train", "synthesize") else "",
          "seconds": 30.0 * (1 + len(stage)),
          "cell": f"{stage}{name}", "peak_memory_mb": 800.0 if stage == "train" else np.nan, "device": "cpu"}
         for stage in ("train", "classify", "audit") for name in sets
@@ -227,7 +228,9 @@ def distance(rng: np.random.Generator, name: str) -> dict[str, Any]:
 
 def bare(seeds: int = 1) -> Results:
     """A study of real data alone that nothing came of yet."""
-    empty = pd.DataFrame(columns=["stage", "dataset", "generator", "cell", "seconds", "peak_memory_mb", "device"])
+    empty = pd.DataFrame(
+        columns=["stage", "dataset", "generator", "exposure", "cell", "seconds", "peak_memory_mb", "device"]
+    )
     nothing = frame([])
     claims = contrasts(nothing, lambda cell: {}, {})
     study = {"name": "empty", "seeds": seeds, "datasets": ["busi"], "generators": {}, "size": 32}

@@ -49,6 +49,20 @@ def test_drawn_only_where_there_is_data(name: str, rich: Results, results: Resul
     assert figure is not None and len(rendered(figure, "png", name, "", caption(name, rich))) > 5000
 
 
+def test_generators_are_compared_in_what_they_share(rich: Results) -> None:
+    """Not by a class, nor by an exposure or a ratio that the other lacks."""
+    every = rich.table["generator"].isin(["generalist", "quarter"])
+    rich = replace(rich, table=rich.table.assign(exposure=rich.table["exposure"].where(~every, "full")))
+    mine = rich.table[rich.table["generator"] == "generalist"]
+    less = [row | {"exposure": "budget", "value": 9e9} for row in records(mine)]
+    by_class = [row | {"group": "a class", "value": 9e9} for row in records(mine[mine["stage"] == "fidelity"])]
+    more = [row | {"ratio": 4.0, "value": 9e9} for row in records(mine[mine["metric"] == "auroc_difference"])]
+    for name in ("ablations", "cost"):
+        found = [draw(name, replace(rich, table=join(frame([*less, *by_class, *more]), rich.table))), draw(name, rich)]
+        shown = [[line.get_ydata() for axis in figure.axes for line in axis.lines] for figure in found if figure]
+        assert len(shown) == 2 and all(np.array_equal(a, b) for a, b in zip(*shown, strict=True)), name
+
+
 def test_bins_of_equal_mass_hold_everyone() -> None:
     rng = np.random.default_rng(0)
     p = rng.dirichlet([1, 1], 3000)

@@ -172,6 +172,21 @@ def test_exposure_is_told(results: Results) -> None:
     )
 
 
+def test_another_dose_is_not_told_as_the_headlines(results: Results) -> None:
+    mine = results.claims[(results.claims["dataset"] == "busi") & (results.claims["budget"] == 0.01)]
+    own = mine[(mine["arm"] == "augmented") & (mine["generator"] == "generalist")]
+    more = [own.assign(exposure=exposure, claim=False, family="", ratio=2.0, difference=gain, low=gain, high=gain)
+            for exposure, gain in (("full", 0.031), ("budget", -0.005))]  # fmt: skip
+    text = answers(dataclasses.replace(results, claims=pd.concat([mine, *more])))[3]
+    assert "at ratio 2, the gain was busi \u22120.005" in text and "and busi +0.031" in text and "with all" in text
+
+
+def test_a_setting_of_some_rows_is_no_setting_of_all() -> None:
+    table = pd.DataFrame({"dataset": ["a", "b"], "budget": [0.1, float("nan")], "backbone": ["r", "r"], "n": [1, 2]})
+    shown = printed(table, fold=True)
+    assert shown.note == "backbone r" and "budget" in shown.headings
+
+
 def test_a_row_says_where_a_part_had_seen_other_images(results: Results) -> None:
     table = TABLES["utility"](results)
     assert begun(results, table)["exposure"].tolist() == table["exposure"].tolist(), "ours has seen none"

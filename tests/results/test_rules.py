@@ -44,6 +44,13 @@ def test_generalist_against_specialists(results: Results, rows: list[dict[str, A
     assert rules.generalist(made(results, rows), "own").verdict == verdict
 
 
+def test_distances_of_unequal_numbers_are_not_set_against_each_other(results: Results) -> None:
+    rows = [row | {"n": 60 if row["generator"] == "all" else 38} for row in fidelity(80)]
+    claim = rules.generalist(made(results, rows), "own")
+    assert claim.verdict == "undecided" and "from 60 and 38 images, which cannot be compared" in claim.estimate
+    assert rules.generalist(made(results, [row | {"n": 60} for row in rows]), "own").verdict == "supported"
+
+
 @pytest.mark.parametrize(("seeds", "verdict"), [(1, "undecided: one generator of each was trained"),
                                                 (3, "supported, provisional"), (5, "supported")])  # fmt: skip
 def test_a_claim_on_generators_needs_several_of_each(results: Results, seeds: int, verdict: str) -> None:
@@ -81,8 +88,8 @@ def test_the_widest_interval_of_equal_excesses_is_quoted(results: Results) -> No
     rows = [{"stage": "audit", "dataset": name, "generator": "all", "exposure": "full", "group": "all",
              "metric": "excess_copies", "value": 0.0, "low": 0.0, "high": high}
             for name, high in (("a", 0.02), ("b", 0.08))]  # fmt: skip
-    assert "(b, interval to 8\u00a0%)" in rules.distinct(made(results, rows)).estimate
-    assert "most on b" in cautions.privacy(made(results, rows))
+    assert "(b (all), interval to 8\u00a0%)" in rules.distinct(made(results, rows)).estimate
+    assert "most on b (all)" in cautions.privacy(made(results, rows))
 
 
 def test_the_audits_power_is_told_by_kind(results: Results) -> None:
@@ -245,6 +252,14 @@ def test_parts_that_were_begun_elsewhere_and_filters_are_warned_of(results: Resu
         study = {"name": "x", "generators": {"g": {}}, "sampling": {"privacy": privacy}}
         told = cautions.warnings(dataclasses.replace(made(results, []), study=study))
         assert any(text.startswith(words) for text in told) and not any("elsewhere" in text for text in told)
+
+
+def test_repeats_of_a_filter_are_told(results: Results) -> None:
+    row = {"stage": "synthesize", "dataset": "d", "generator": "own", "exposure": "budget", "group": "all", "seed": 0,
+           "metric": "filter_replaced", "variant": ""}  # fmt: skip
+    for value, told in ((0.38, True), (0.01, False)):
+        text = " ".join(cautions.warnings(made(results, [row | {"value": value}]))).replace("\u00a0", " ")
+        assert ("up to 38 % of a set (d (own, budget exposure)) repeat images of it" in text) == told
 
 
 def test_a_privacy_filter_coarser_than_asked_is_told(results: Results) -> None:
