@@ -135,7 +135,7 @@ class Study(Frozen):
     phantom_images: Annotated[int, Field(ge=50)] = 2000  # training images of each phantom set
     autoencoder: str = "augury"  # augury | taesd | a diffusers folder
     decoder_images_seen: Annotated[int, Field(ge=0)] = 14_720  # images its decoder is tuned on; 0 = as it is
-    decoder_precision: Literal["fp32", "bf16"] = "bf16"  # of that tuning
+    decoder_precision: Literal["fp32", "bf16"] = "bf16"  # of that tuning and of encoding what is trained on
     generators: dict[str, Generator] = {"generalist": Generator()}
     sampling: Sampling = Sampling()
     grid: list[Block] = []

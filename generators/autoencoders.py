@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -92,23 +93,30 @@ def to_images(batch: torch.Tensor, size: int) -> NDArray[np.uint8]:
 
 @torch.no_grad()
 def encode(
-    model: Autoencoder, images: Stored, resolution: int, batch: int = 64, file: Path | None = None
+    model: Autoencoder,
+    images: Stored,
+    resolution: int,
+    batch: int | None = None,
+    file: Path | None = None,
+    precision: str = "fp32",
 ) -> torch.Tensor:
     """Images uint8 [N, H, W, 3] -> latents float32 [N, 4, R/8, R/8] times the model's scaling factor, on the CPU.
 
     AutoencoderKL gives the mode of its posterior. file: an .npy in which they then lie, instead of in memory, and from
-    which they are read where it is there.
+    which they are read where it is there. precision: bf16 halves the time on processors that have it.
     """
     if file and file.exists():
         return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
     device, partial = next(model.parameters()).device, file and file.with_suffix(".partial")
+    low = precision == "bf16"
 
     def some(part: slice) -> torch.Tensor:
-        latents = latents_of(model, to_tensor(images[part], resolution).to(device))
-        return latents.mul(model.config.scaling_factor).cpu()
+        with torch.autocast(device.type, torch.bfloat16) if low else nullcontext():
+            latents = latents_of(model, to_tensor(images[part], resolution).to(device))
+        return latents.float().mul(model.config.scaling_factor).cpu()
 
     out, kept = torch.empty(0), None
-    for part, latents in in_parts(some, len(images), batch):
+    for part, latents in in_parts(some, len(images), batch or at_once(device)):
         if not part.start:
             shape = (len(images), *latents.shape[1:])
             kept = np.lib.format.open_memmap(partial, "w+", np.float32, shape) if partial else None
@@ -118,6 +126,11 @@ def encode(
         kept.flush()
         partial.replace(file)
     return out
+
+
+def at_once(device: torch.device) -> int:
+    """Images that an autoencoder takes at a time: on a CPU as many as its caches hold."""
+    return 16 if device.type == "cpu" else 64
 
 
 def latents_of(model: Autoencoder, pictures: torch.Tensor) -> torch.Tensor:
@@ -148,7 +161,7 @@ def in_parts(
 
 
 @torch.no_grad()
-def decode(model: Autoencoder, latents: torch.Tensor, size: int, batch: int = 64) -> NDArray[np.uint8]:
+def decode(model: Autoencoder, latents: torch.Tensor, size: int, batch: int | None = None) -> NDArray[np.uint8]:
     """Latents [N, 4, h, w] -> images uint8 [N, size, size, 3]."""
     device = next(model.parameters()).device
 
@@ -156,7 +169,7 @@ def decode(model: Autoencoder, latents: torch.Tensor, size: int, batch: int = 64
         return to_images(model.decode(latents[part].to(device) / model.config.scaling_factor).sample, size)
 
     out = np.empty((len(latents), size, size, 3), np.uint8)
-    for part, images in in_parts(some, len(latents), batch):
+    for part, images in in_parts(some, len(latents), batch or at_once(device)):
         out[part] = images
     return out
 

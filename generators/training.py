@@ -122,7 +122,8 @@ def train(
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(learnt, schedule.learning_rate, schedule.betas, weight_decay=schedule.weight_decay)
+    decay = schedule.weight_decay
+    optimiser = torch.optim.AdamW(learnt, schedule.learning_rate, schedule.betas, weight_decay=decay, fused=True)
     texts, which = distinct([*captions, ""])
     ids = token_ids(pipeline.tokenizer, texts).to(pipeline.device)
     state = {"model": model, "average": average, "optimiser": optimiser}
@@ -142,8 +143,7 @@ def train(
             )
 
         # Update the weights and their running average.
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        optimiser.param_groups[0]["lr"] = rate
         optimiser.step()
         _update_average(average, model, min(schedule.ema_decay, (1 + step) / (10 + step)))
 

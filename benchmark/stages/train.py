@@ -78,7 +78,8 @@ def run_autoencoder(config: Record, inputs: dict[str, Path], folder: Path) -> No
         deviation = float(encode(model, images[some], resolution).std())
         model.register_to_config(scaling_factor=round(1 / deviation, 6))
     model.save_pretrained(folder / "vae", safe_serialization=True)
-    write_json(folder / "facts.json", {"resolution": resolution, "loss": losses, "images": len(images)})
+    facts = {"resolution": resolution, "loss": losses, "images": len(images), "precision": config["precision"]}
+    write_json(folder / "facts.json", facts)
 
 
 def _own_autoencoder(config: Record, folder: Path) -> None:
@@ -176,7 +177,9 @@ def _fit(
         most = pipeline.tokenizer.model_max_length
         print(f"captions: {long} are longer than the {most} tokens that the text encoder reads; {alike} it cannot tell "
               "from another one", file=sys.stderr)  # fmt: skip
-    latents = encode(pipeline.vae, images, resolution, file=_latents(folder / "checkpoint"))
+    facts = json.loads((inputs["autoencoder"] / "facts.json").read_text())
+    where, precision = _latents(folder / "checkpoint"), facts.get("precision", "fp32")  # as in its decoder's tuning
+    latents = encode(pipeline.vae, images, resolution, file=where, precision=precision)
     names = ("batch", "micro_batch", "learning_rate", "warmup", "ema_decay", "snr_gamma", "precision", "weight_decay",
              "gradient_norm", "betas", "decay")  # fmt: skip
     count = config["images_seen"] or round(config["epochs"] * len(texts))

@@ -71,6 +71,8 @@ def test_latents_are_scaled_and_read_again_where_they_were_kept(tmp_path: Path) 
     model.register_to_config(scaling_factor=0.5)
     assert torch.equal(encode(model, images, 64, file=file), plain / 2) and list(tmp_path.iterdir()) == [file]
     assert torch.equal(encode(None, images, 64, file=file), plain / 2), "no model is asked"
+    low = encode(model, images, 64, precision="bf16")
+    assert low.dtype == torch.float32 and 0 < (low - plain / 2).abs().max() < 0.05 * (plain / 2).abs().max()
 
 
 def test_tuning_moves_the_decoder_and_not_the_encoder() -> None:
