@@ -149,10 +149,10 @@ def test_commands_on_a_finished_study(local: Path, tmp_path: Path) -> None:
         metadata.read_text().startswith("file_name,caption,class,seed,guidance,generator\n")
         and (metadata.parent / "LICENCE.txt").exists()
     )
-    done = augury("synthesize", STUDY, "--prompt", "chest x-ray", "--out", tmp_path / "x", home=local)
+    long = ["--prompt", "chest x-ray " * 40]
+    done = augury("synthesize", STUDY, "--prompt", "chest x-ray", *long, "--out", tmp_path / "x", home=local)
     assert done.returncode == 0 and (tmp_path / "x" / "000000.png").exists(), done.stderr
     assert (tmp_path / "x" / "metadata.csv").read_text().splitlines()[1].startswith("000000.png,chest x-ray,0,2.0,")
-    done = augury("synthesize", STUDY, "--prompt", "chest x-ray " * 40, "--out", tmp_path / "y", home=local)
     assert "prompts: 1 are longer than the 32 tokens that the text encoder reads and are cut" in done.stderr
     (tmp_path / "none.txt").write_text("\n")
     for wrong, words in ((["--prompts", tmp_path / "none.txt"], "holds no prompt"), (["--prompt", " "], "is blank"),
