@@ -26,7 +26,7 @@ class Frozen(BaseModel):
 # What a recipe sets where the study is silent. stable-diffusion: MediSyn's values (arXiv 2405.09806); ours where it is
 # silent are warm-up, EMA and caption dropout.
 RECIPES: dict[str, dict[str, Any]] = {
-    "small": {"images_seen": 40_000, "learning_rate": 2e-3, "warmup": 30, "ema_decay": 0.995, "balance": 0.5},
+    "small": {"images_seen": 40_000, "learning_rate": 1e-3, "warmup": 30, "ema_decay": 0.995, "balance": 0.5},
     "stable-diffusion": {
         "epochs": 15, "learning_rate": 5e-5, "warmup": 500, "ema_decay": 0.9999, "balance": 1.0, "precision": "bf16",
         "micro_batch": 8, "start": "CompVis/stable-diffusion-v1-4",
@@ -55,7 +55,7 @@ class Generator(Frozen):
     transfer_images_seen: Count = 12_800  # images, of fine-tuning under exposure transfer
     batch: Count = 128  # images a step
     micro_batch: Count | None = None  # images in memory at once; None = the batch
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-3  # per step
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3  # per step
     warmup: Annotated[int, Field(ge=0)] = 30  # steps; a tenth of all at most
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     gradient_norm: Annotated[float, Field(gt=0)] = 1.0  # to which the gradient of a batch is cut
@@ -259,8 +259,8 @@ def _check_autoencoder(folder: Path) -> None:
     """Raises BadInput for another class than the two, other than four latent channels, another factor than 8."""
     config = _object(folder / "config.json", f"autoencoder: {folder}")
     kind, channels = config.get("_class_name"), config.get("latent_channels", 4)
-    blocks = config.get("block_out_channels", [64]) if kind == "AutoencoderKL" else None
-    blocks = config.get("encoder_block_out_channels", [64] * 4) if blocks is None else blocks
+    tiny = kind == "AutoencoderTiny"
+    blocks = config.get("encoder_block_out_channels", [64] * 4) if tiny else config.get("block_out_channels", [64])
     if kind not in ("AutoencoderKL", "AutoencoderTiny") or channels != 4 or len(blocks) != 4:
         raise BadInput(f"autoencoder: {folder} holds {kind} with {channels} latent channels and factor "
                        f"{2 ** (len(blocks) - 1)}; allowed: AutoencoderKL or AutoencoderTiny with 4 and 8")  # fmt: skip

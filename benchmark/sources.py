@@ -46,15 +46,14 @@ def read_npz(file: Path, size: int | None, card: Card | None = None) -> Read:
     for short, name in (("train", "train"), ("val", "validation"), ("test", "test")):
         images = _stack(arrays[f"{short}_images"], size, file)
         labels = _labels(arrays[f"{short}_labels"], card.task)
-        others = {
-            key.removeprefix(f"{short}_"): values for key, values in arrays.items() if key.startswith(f"{short}_")
-        }
-        for key, values in others.items():
+        texts = {key.removeprefix(f"{short}_"): values for key, values in arrays.items()
+                 if key.startswith((f"{short}_groups", f"{short}_captions", f"{short}_column_"))}  # fmt: skip
+        for key, values in ({"labels": labels} | texts).items():
             if values.shape[:1] != (len(images),):
                 raise BadInput(f"{file}: {len(images)} {short}_images but {short}_{key} has the shape {values.shape}")
-        texts = {key: [str(value) for value in values] for key, values in others.items() if values.ndim == 1}
-        columns = {key.removeprefix("column_"): values for key, values in texts.items() if key.startswith("column_")}
-        splits[name] = Split(images, labels, texts.get("groups"), columns, texts.get("captions"))
+        told = {key: [str(value) for value in values] for key, values in texts.items()}
+        columns = {key.removeprefix("column_"): values for key, values in told.items() if key.startswith("column_")}
+        splits[name] = Split(images, labels, told.get("groups"), columns, told.get("captions"))
     return card, splits
 
 

@@ -1,5 +1,6 @@
 """Assemble, load and save a diffusers pipeline; the noise schedule and the loss; the guided sampler."""
 
+import sys
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
@@ -145,6 +146,14 @@ def cut_short(words: Any, captions: list[str]) -> tuple[int, int]:
     texts, _ = distinct(captions)
     read = {tuple(row) for row in token_ids(words, texts).tolist()}
     return sum(len(ids) > words.model_max_length for ids in words(texts).input_ids), len(texts) - len(read)
+
+
+def tell_cut(words: Any, texts: list[str], what: str) -> None:
+    """Say on stderr where texts are longer than the text encoder reads, which the tokenizer cuts without a word."""
+    long, alike = cut_short(words, texts)
+    if long:
+        print(f"{what}: {long} are longer than the {words.model_max_length} tokens that the text encoder reads and are "
+              f"cut; {alike} it cannot tell from another one", file=sys.stderr)  # fmt: skip
 
 
 def distinct(captions: list[str]) -> tuple[list[str], NDArray[np.int64]]:

@@ -135,8 +135,8 @@ HOW_TO_READ = {
         "lines join guidances at one number of steps; the square is the study as written."
     ),
     "reliability": (
-        "Share of decisions that were right against the confidence in them, all seeds at the lowest budget, in fifteen "
-        "bins of equal mass; below the dotted line a classifier is over-confident."
+        "Share of decisions that were right against the confidence in them, all seeds at the lowest budget and the "
+        "first generator's least ratio, in fifteen bins of equal mass; below the dotted line it is over-confident."
     ),
     "ablations": (
         "Generators that differ from the first in one field alone: Fréchet distance (lower is closer) and, at the "

@@ -196,7 +196,7 @@ def as_written(results: Results) -> str:
     """How sets were drawn where a filter was on or a setting was swept: the first value of each."""
     given = results.study.get("sampling") or {}
     kept = {key: given.get(key) or [None] for key in ("filter", "privacy", "guidance", "steps")}
-    told = [f"{key} {values[0] or 'none'}" for key, values in kept.items()
+    told = [f"{key} {values[0]:g}" if values[0] else f"no {key}" for key, values in kept.items()
             if len(values) > 1 or (key in ("filter", "privacy") and values[0])]  # fmt: skip
     return listed(told)
 

@@ -314,7 +314,7 @@ def one(name: str, value: Any) -> str:
     if stem == "difference":
         return number(value, sign=True)
     if stem in ("ratio", "best_ratio", "ratio_for_double"):
-        return f"{value:.3g}"
+        return f"{value:g}" if stem == "ratio" else f"{round(value, 2):g}"
     return significant(value) if stem.startswith(("frechet", "kernel")) else number(value)
 
 

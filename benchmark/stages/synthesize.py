@@ -2,7 +2,6 @@
 the pictures of free prompts."""
 
 import csv
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,7 +231,7 @@ def draw_prompts(
     from PIL import Image
 
     from benchmark.running import quiet
-    from generators.latent_diffusion import cut_short, load_pipeline, sample
+    from generators.latent_diffusion import load_pipeline, sample, tell_cut
 
     cell = prompted(study, cells, generator)
     quiet()
@@ -240,10 +239,7 @@ def draw_prompts(
     config, seeds = cell.config, [seed + i for i in range(len(prompts))]
     pipeline = load_pipeline(store.verify(cell.inputs["train"]) / "pipeline").to(device())
     how = {name: config[name] for name in ("size", "steps", "guidance", "batch", "scheduler")}
-    long, _ = cut_short(pipeline.tokenizer, prompts)
-    if long:
-        print(f"prompts: {long} are longer than the {pipeline.tokenizer.model_max_length} tokens that the text encoder "
-              "reads and are cut", file=sys.stderr)  # fmt: skip
+    tell_cut(pipeline.tokenizer, prompts, "prompts")
     try:
         images = sample(pipeline, prompts, seeds, **how)
     except FloatingPointError as error:

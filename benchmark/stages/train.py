@@ -168,15 +168,12 @@ def _fit(
     pipeline: Any, resolution: int, config: Record, inputs: dict[str, Path], folder: Path
 ) -> tuple[list[float], Record]:
     from generators.autoencoders import encode
-    from generators.latent_diffusion import add_lora, cut_short, merge_lora
+    from generators.latent_diffusion import add_lora, merge_lora, tell_cut
     from generators.training import Privacy, Schedule, sampling_weights, train, train_privately
 
     images, texts, sets = seen(config, inputs)
-    long, alike = cut_short(pipeline.tokenizer, texts)
-    if long and int(os.environ.get("RANK", 0)) == 0:
-        most = pipeline.tokenizer.model_max_length
-        print(f"captions: {long} are longer than the {most} tokens that the text encoder reads; {alike} it cannot tell "
-              "from another one", file=sys.stderr)  # fmt: skip
+    if int(os.environ.get("RANK", 0)) == 0:
+        tell_cut(pipeline.tokenizer, texts, "captions")
     facts = json.loads((inputs["autoencoder"] / "facts.json").read_text())
     where, precision = _latents(folder / "checkpoint"), facts.get("precision", "fp32")  # as in its decoder's tuning
     latents = encode(pipeline.vae, images, resolution, file=where, precision=precision)

@@ -262,6 +262,15 @@ def test_images_that_are_mapped_give_the_same_weights(tmp_path: Path, cells_of: 
     assert weights[0] == weights[1]
 
 
+def test_a_finished_cell_keeps_no_checkpoint(tmp_path: Path, cells_of: Any, finish: Any) -> None:
+    cells = cells_of(tmp_path, generators={}, datasets=["phantom-oct"], arms=["real"])
+    kept = finish(cells, tmp_path / "home", "split").folder(of(cells, "split")[0]) / "checkpoint"
+    kept.mkdir()
+    (kept / "secret.json").write_text("1")  # as a kill leaves it between the last two acts
+    finish(cells, tmp_path / "home", "split")
+    assert kept.parent.exists() and not kept.exists()
+
+
 def test_a_set_holds_what_some_arm_uses_and_no_more(tmp_path: Path, cells_of: Any, finish: Any) -> None:
     grid = [{"budgets": [1.0], "ratios": [1]}, {"budgets": [0.2], "ratios": [3]}]
     cells = cells_of(tmp_path, generators={"g": SMALL}, grid=grid, datasets=["phantom-oct"])

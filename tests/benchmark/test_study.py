@@ -142,7 +142,7 @@ def test_a_model_begun_from_another_takes_the_papers_recipe(tmp_path: Path) -> N
     text = "{name: a, datasets: [x], generators: {one: {start: m}, two: {start: m, recipe: small}, three: {}}}"
     given = load_study(write(tmp_path, text)).generators
     assert (given["one"].recipe, given["one"].learning_rate, given["one"].epochs) == ("stable-diffusion", 5e-5, 15)
-    assert {given[name].learning_rate for name in ("two", "three")} == {2e-3}
+    assert {given[name].learning_rate for name in ("two", "three")} == {1e-3}
 
 
 def test_finished_images_alone_need_no_side_of_an_autoencoder(tmp_path: Path) -> None:
