@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from copy import copy
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -116,17 +117,23 @@ def merge_lora(pipeline: Pipeline) -> None:
 
 
 def with_scheduler(pipeline: Pipeline, name: str) -> Pipeline:
-    """The pipeline with another of diffusers' schedulers, by class name, of the same noise levels."""
+    """A pipeline of the same parts with another of diffusers' schedulers, by class name, of the same noise levels.
+
+    Solvers other than our default step from diffusers' `leading` times: DDIM and PNDM take their step to fit those
+    alone, and at the very last time the cosine schedule's sigma is 20,000, which Heun and KDPM2 do not survive.
+    """
     import diffusers
 
     kind = getattr(diffusers, name, None)
     if kind is None or not hasattr(kind, "from_config") or not name.endswith("Scheduler"):
         raise ValueError(f"scheduler {name!r} is not one of diffusers', such as DDIMScheduler, EulerDiscreteScheduler")
-    config = dict(pipeline.scheduler.config)
-    if "clip_sample" in signature(kind).parameters:
-        config["clip_sample"] = False  # DDIM's and DDPM's default cuts to [-1, 1], which is for pixels
-    pipeline.scheduler = kind.from_config(config)
-    return pipeline
+    config, known = dict(pipeline.scheduler.config), signature(kind).parameters
+    config |= {"timestep_spacing": "leading"} if name != "DPMSolverMultistepScheduler" else {}
+    config |= {"clip_sample": False} if "clip_sample" in known else {}  # the default cuts to [-1, 1], meant for pixels
+    config |= {"skip_prk_steps": True} if "skip_prk_steps" in known else {}  # PNDM as Stable Diffusion has it
+    other = copy(pipeline)
+    other.scheduler = kind.from_config(config)
+    return other
 
 
 def token_ids(words: Any, captions: list[str]) -> torch.Tensor:

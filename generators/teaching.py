@@ -266,26 +266,35 @@ def _gradients(
 ) -> tuple[float, int]:  # fmt: skip
     """The batch's mean loss (not finite where its gradient is not); out of memory halves the micro-batch, once more."""
     while True:
-        total = 0.0
         try:
-            for x in target.split(micro):
-                share = len(x) / len(target)
-                with low:
-                    with torch.no_grad():
-                        latents = latents_of(model, x)
-                    output = model.decode(latents).sample
-                loss, gradient = _judged(output.float(), x, features, critic, strength, share, low)
-                output.backward(gradient.to(output.dtype))
-                total += share * loss + 0 * gradient.sum().item()
-            return total, micro
+            return _added_up(model, critic, target.split(micro), features, strength, low), micro
         except torch.OutOfMemoryError:
             if micro == 1:
                 raise
-            micro = -(-micro // 2)
-            model.zero_grad(set_to_none=True)
-            critic.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
-            print(f"out of memory: micro-batch of the decoder lowered to {micro}", file=sys.stderr)
+        # Only here, when the error and its frames are gone, is the memory of the graph free.
+        micro = -(-micro // 2)
+        model.zero_grad(set_to_none=True)
+        critic.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        print(f"out of memory: micro-batch of the decoder lowered to {micro}", file=sys.stderr)
+
+
+def _added_up(
+    model: Autoencoder, critic: Critic, parts: tuple[torch.Tensor, ...], features: Features, strength: float,
+    low: torch.autocast,
+) -> float:  # fmt: skip
+    """Add up the gradients of all parts of a batch, and their loss."""
+    total, batch = 0.0, sum(len(x) for x in parts)
+    for x in parts:
+        share = len(x) / batch
+        with low:
+            with torch.no_grad():
+                latents = latents_of(model, x)
+            output = model.decode(latents).sample
+        loss, gradient = _judged(output.float(), x, features, critic, strength, share, low)
+        output.backward(gradient.to(output.dtype))
+        total += share * loss + 0 * gradient.sum().item()
+    return total
 
 
 def _judged(

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +138,7 @@ def train(
         rate = learning_rate(schedule, step)
         norm = float(torch.nn.utils.clip_grad_norm_(learnt, schedule.gradient_norm))
         if not np.isfinite([loss, norm]).all():
-            raise FloatingPointError(
-                f"loss is {loss}, gradient {norm:.3g} at step {step} with learning rate {rate:.2g}"
-            )
+            raise FloatingPointError(f"loss {loss}, gradient {norm:.3g} at step {step} with learning rate {rate:.2g}")
 
         # Update the weights and their running average.
         optimiser.param_groups[0]["lr"] = rate
@@ -203,8 +201,7 @@ def train_privately(
         rng = np.random.default_rng([secret, step])
         rows = np.flatnonzero(rng.random(len(latents)) < rate)
         optimiser.generator = torch.Generator(words.device).manual_seed(int(rng.integers(2**62)))
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(schedule, step)
+        optimiser.param_groups[0]["lr"] = now = learning_rate(schedule, step)
         asked = np.where(rng.random(len(rows)) < schedule.caption_dropout, which[-1], which[rows])
         random = torch.Generator().manual_seed(int(rng.integers(2**62)))
         times = torch.randint(0, 1000, (len(rows),), generator=random)
@@ -213,7 +210,7 @@ def train_privately(
         total = _private_step(unet, pipeline.scheduler, optimiser, given, schedule.micro_batch or MICRO)
 
         if not np.isfinite(total):
-            raise FloatingPointError(f"loss is {total} at step {step} with learning rate {schedule.learning_rate:.2g}")
+            raise FloatingPointError(f"loss {total} at step {step} with learning rate {now:.2g}")
         _update_average(average, unet, min(schedule.ema_decay, (1 + step) / (10 + step)))
         losses.append(total)
         report((step + 1) * schedule.batch, total)
@@ -294,34 +291,37 @@ def _backward(
     model: Any, batch: Batch, latents: torch.Tensor, ids: torch.Tensor, schedule: Schedule, share: slice, micro: int
 ) -> tuple[float, int]:
     """Gradients of the batch's mean loss, and that loss; out of memory halves the micro-batch and starts over."""
-    world = share.step
     while True:
-        total, own = 0.0, np.arange(len(batch.rows))[share]
+        own = np.arange(len(batch.rows))[share]
         parts = [own[start : start + micro] for start in range(0, len(own), micro)]
+        loss_of = partial(_loss, model, batch, latents, ids, schedule)
         try:
-            for place, part in enumerate(parts):
-                last = place == len(parts) - 1
-                with nullcontext() if last or world == 1 else model.no_sync():
-                    loss = _loss(model, batch, part, latents, ids, schedule)
-                    (loss * world).backward()
-                total += loss.item()
+            return _added_up(model, parts, loss_of, share.step), micro
         except torch.OutOfMemoryError:
-            if micro == 1 or world > 1:
+            if micro == 1 or share.step > 1:
                 raise
-            micro = -(-micro // 2)
-            model.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
-            print(f"out of memory: micro-batch lowered to {micro}, the batch stays {schedule.batch}", file=sys.stderr)
-            continue
-        if world > 1:
-            summed = torch.tensor(total, device=ids.device)
-            dist.all_reduce(summed)
-            total = summed.item()
-        return total, micro
+        # Only here, when the error and its frames are gone, is the memory of the graph free.
+        micro = -(-micro // 2)
+        model.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        print(f"out of memory: micro-batch lowered to {micro}, the batch stays {schedule.batch}", file=sys.stderr)
+
+
+def _added_up(model: Any, parts: list[Any], loss_of: Callable[[Any], torch.Tensor], world: int) -> float:
+    """Add up the gradients of all parts, and their loss over all processes."""
+    total: Any = 0.0
+    for place, part in enumerate(parts):
+        with nullcontext() if place == len(parts) - 1 or world == 1 else model.no_sync():
+            loss = loss_of(part)
+            (loss * world).backward()
+        total = total + loss.detach()
+    if world > 1:
+        dist.all_reduce(total)
+    return float(total)
 
 
 def _loss(
-    model: Any, batch: Batch, part: NDArray[np.int64], latents: torch.Tensor, ids: torch.Tensor, schedule: Schedule
+    model: Any, batch: Batch, latents: torch.Tensor, ids: torch.Tensor, schedule: Schedule, part: NDArray[np.int64]
 ) -> torch.Tensor:
     """What these images add to the batch's mean loss."""
     device, low = ids.device, schedule.precision == "bf16"

@@ -1,6 +1,7 @@
 """The generator: a plain diffusers folder, trained alike after a kill, sampled alike in any batch."""
 
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
+from benchmark.recipes import UNFIT
 from generators.autoencoders import decode, new_tiny
 from generators.latent_diffusion import (
     diffusion_loss,
@@ -130,11 +133,22 @@ def test_micro_batches_change_rounding_alone(
     assert fit(parts, 4, micro=3) == pytest.approx(losses, rel=1e-4)
     assert torch.allclose(weights(whole), weights(parts), atol=1e-3)
 
-    # Memory for three images: eight are tried, then four, then two at a time, and the batch stays eight.
+    # Memory for three images: eight are tried, then four, then two at a time, and the batch stays eight. What was
+    # computed before memory ran out is gone when the next try begins.
+    graphs: list[Any] = []
+
     def small_memory(unet: Any, scheduler: Any, latents: torch.Tensor, *rest: Any) -> torch.Tensor:
+        assert not [each for each in graphs if each() is not None], "the graph of a part that ran out is still held"
+        loss = diffusion_loss(unet, scheduler, latents, *rest)
+
+        def backwards(gradient: Any) -> None:  # lives as long as the graph that it hangs on
+            if len(gradient) > 3:
+                raise torch.OutOfMemoryError
+
+        loss.register_hook(backwards)
         if len(latents) > 3:
-            raise torch.OutOfMemoryError
-        return diffusion_loss(unet, scheduler, latents, *rest)
+            graphs.append(weakref.ref(backwards))
+        return loss
 
     monkeypatch.setattr(module, "diffusion_loss", small_memory)
     assert fit(short, 4) == pytest.approx(losses, rel=1e-4)
@@ -245,6 +259,34 @@ def test_latents_beyond_one_are_not_cut(monkeypatch: pytest.MonkeyPatch, schedul
     monkeypatch.setattr(model.unet, "forward", knows)
     drawn = sample(model, ["x"], [0], size=64, steps=50, scheduler=scheduler).astype(int)
     assert np.abs(drawn - decode(model.vae, asked, 64)).max() <= 2
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # diffusers' own, with NumPy 2
+@pytest.mark.parametrize("name", sorted({each.name for each in KarrasDiffusionSchedulers} - {*UNFIT}))
+def test_every_scheduler_keeps_the_spread_of_what_the_model_knows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """Latents of spread 0.5 and the best guess there is: a step at another noise level than the model is told shows."""
+    pipeline().save_pretrained(tmp_path)
+    model, spread, kept = load_pipeline(tmp_path), 0.5, []
+    product = model.scheduler.alphas_cumprod.double()
+    odds = torch.log(product / (1 - product)).numpy()
+
+    def knows(noisy: torch.Tensor, time: Any, **more: Any) -> tuple[torch.Tensor]:
+        signal = 1 / (1 + np.exp(-np.interp(float(time), np.arange(1000), odds)))
+        alpha, sigma = signal**0.5, (1 - signal) ** 0.5
+        clean = alpha * spread**2 / (signal * spread**2 + 1 - signal) * noisy
+        return (alpha * (noisy - alpha * clean) / sigma - sigma * clean,)
+
+    def keep(vae: Any, latents: torch.Tensor, size: int) -> Any:
+        kept.append(latents)
+        return decode(vae, latents, size)
+
+    monkeypatch.setattr(model.unet, "forward", knows)
+    monkeypatch.setattr("generators.latent_diffusion.decode", keep)
+    sample(model, ["x"] * 4, [0, 1, 2, 3], size=64, steps=15, scheduler=name)
+    assert 0.8 < float(kept[0].std()) / spread < 1.1
+    assert type(model.scheduler).__name__ == "DPMSolverMultistepScheduler", "the caller's pipeline stays as it was"
 
 
 def test_saved_folder_is_safe_and_draws_the_same(tmp_path: Path) -> None:
