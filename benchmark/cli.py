@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +46,7 @@ def show(name: Name, picture: Annotated[Path, typer.Option(help="Where to write 
             typer.echo(f"{key:12} {', '.join(map(str, value)) if isinstance(value, tuple) else value}")
     typer.echo(f"{'origin':12} {loaded.origin}")
     for split, part in loaded.splits.items():
-        counts = _counts(part.labels, loaded.card.classes)
+        counts = ", ".join(f"{key} {n}" for key, n in datasets.class_counts(loaded.card, part.labels).items())
         patients = f", {len(set(part.groups))} patients" if part.groups else ""
         typer.echo(f"{split:12} {len(part.images)} images of {part.images.shape[1]} px{patients}: {counts}")
     if str(picture) != "-":
@@ -158,13 +157,6 @@ def _fid_network() -> None:
     except (OSError, ValueError) as error:
         raise BadInput(f"inception-fid could not be downloaded to {file.parent}: {error}") from None
     typer.echo(f"{file}, licence Apache-2.0")
-
-
-def _counts(labels: Any, classes: tuple[str, ...]) -> str:
-    if labels.ndim == 2:
-        return ", ".join(f"{name} {int(n)}" for name, n in zip(classes, labels.sum(0), strict=True))
-    counted = Counter(int(label) for label in labels)
-    return ", ".join(f"{name} {counted[i]}" for i, name in enumerate(classes))
 
 
 def _draw(loaded: Any, file: Path) -> None:

@@ -72,14 +72,14 @@ def synthesize(
     name: NameOption = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Draw this text; may be repeated.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A file with one prompt a line.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first image; the next has seed + 1.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Seed of the first image; the next has seed + 1.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the images of --prompt and --prompts.")] = Path("synthetic"),
     generator: Annotated[str | None, typer.Option(help="Which draws the prompts; default the first.")] = None,
 ) -> None:
     """Draw a study's sets, or free prompts. Example: augury synthesize quick --prompt "blood smear" --out x"""
     from benchmark.stages.synthesize import draw_prompts, prompted, read_prompts
 
-    texts = read_prompts(prompt or [], prompts)
+    texts = read_prompts(prompt or [], prompts, out)
     if texts:
         loaded, store, cells = _load(study, set_, home, name)
         asked = prompted(loaded, cells, generator).inputs["train"]

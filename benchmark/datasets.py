@@ -149,6 +149,10 @@ def digest(reference: str, phantom_images: int, size: int) -> str:
     """A fingerprint of the bytes behind a reference; for phantoms of what is drawn."""
     path = locate(reference)
     if path is None:
+        from benchmark.phantoms import LARGEST, SMALLEST
+
+        if not SMALLEST <= size <= LARGEST:
+            raise BadInput(f"size: {size} given; allowed for phantoms: {SMALLEST} to {LARGEST} px")
         return f"phantom-{PHANTOM_VERSION}-{phantom_images}-{size}"
     if path.is_file() and path.suffix == ".npz":
         card = path.with_suffix(".json")
@@ -236,9 +240,7 @@ def _check(card: Card, splits: dict[str, Split]) -> None:
                 f"data set {card.name}: {name} labels run from {low} to {high}, "
                 f"but there are {len(card.classes)} classes"
             )
-    train = splits["train"].labels
-    counts = train.sum(0) if train.ndim == 2 else np.bincount(train, minlength=len(card.classes))
-    for label, count in zip(card.classes, counts, strict=True):
+    for label, count in class_counts(card, splits["train"].labels).items():
         if count == 0:
             raise BadInput(f"data set {card.name}: class {label!r} has no training image")
     if len(card.classes) < 2 and card.task != "multilabel":
@@ -247,7 +249,7 @@ def _check(card: Card, splits: dict[str, Split]) -> None:
 
 def identity(reference: str) -> dict[str, str]:
     """dataset, image_type and specialty as the tidy table has them, without reading any image."""
-    import json
+    from benchmark.sources import card_facts
 
     path = locate(reference)
     if path is None:
@@ -256,17 +258,9 @@ def identity(reference: str) -> dict[str, str]:
         kind = phantoms[reference.removesuffix("-site2")]
         return {"dataset": reference, "image_type": kind.image_type, "specialty": kind.specialty}
     beside = path / "card.json" if path.is_dir() else path.with_suffix(".json")
-    if beside.is_file():
-        try:
-            facts = json.loads(beside.read_text())
-        except ValueError as error:
-            raise BadInput(f"{beside} is not JSON: {error}") from None
-        if not isinstance(facts, dict):
-            raise BadInput(f"{beside} is not a data card: a mapping of keys to values is expected")
-    elif reference in MEDMNIST:
+    facts = card_facts(beside)
+    if not beside.is_file() and reference in MEDMNIST:
         facts = dict(zip(("image_type", "specialty", "anatomy"), MEDMNIST[reference], strict=True))
-    else:
-        facts = {}
     return {
         "dataset": facts.get("name", path.stem),
         "image_type": facts.get("image_type", "Clinical image"),
@@ -331,10 +325,9 @@ def captions(
         mine, others = np.flatnonzero(wrong & (codes == code)), np.flatnonzero(codes != code)
         source[mine] = rng.choice(others, len(mine)) if len(others) else mine
     made = []
-    for i, label in enumerate(labels):
-        place = int(source[i])
-        made.append(own[place] if own and detail == "full" and own[place].strip() else
-                    phrase(card, label if place == i else labels[place], detail, int(which[i])))  # fmt: skip
+    for place, phrasing in zip(source.tolist(), which.tolist(), strict=True):
+        said = own[place] if own and detail == "full" and own[place].strip() else ""
+        made.append(said or phrase(card, labels[place], detail, phrasing))
     return made
 
 
@@ -348,3 +341,9 @@ def label_codes(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Labels [N] or [N, K] -> (code int64 [N], the label of each code), so that combinations act as classes."""
     kinds, codes = np.unique(labels, axis=0, return_inverse=True)
     return codes.reshape(-1).astype(np.int64), kinds
+
+
+def class_counts(card: Card, labels: NDArray[Any]) -> dict[str, int]:
+    """How many images have each class; labels as a Split's."""
+    counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(card.classes))
+    return dict(zip(card.classes, counts.tolist(), strict=True))

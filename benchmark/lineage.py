@@ -246,7 +246,7 @@ class Lineage:
             config |= own
             if how["filter"] is not None:
                 share = own.get("data_share", 1.0)
-                inputs["filter"] = self.judge(reference, sight, own.get("seed_of_model", seed), share)
+                inputs["filter"] = self.real_classifier(reference, sight, own.get("seed_of_model", seed), share)
         return Cell("synthesize", VERSIONS["synthesize"], config, inputs, study.threads.generator, about)
 
     def baseline(self, reference: str, name: str, budget: float, seed: int) -> Cell:
@@ -255,12 +255,12 @@ class Lineage:
         config: Record = {"baseline": name, "budget": budget, "seed": seed, "ratio": 1.0}
         return Cell("synthesize", VERSIONS["synthesize"], config, {"split": self.split(reference)}, 1, about)
 
-    def examiner(self, reference: str) -> Cell:
+    def judge(self, reference: str) -> Cell:
         """The classifier that tells label consistency: where a filter is on, one that no filter looked through."""
         filtered = any(share is not None for share in self.study.sampling.filter)
-        return self.judge(reference, Sight("full"), self.study.seeds if filtered else 0)
+        return self.real_classifier(reference, Sight("full"), self.study.seeds if filtered else 0)
 
-    def judge(self, reference: str, sight: Sight, seed: int, data_share: float = 1.0) -> Cell:
+    def real_classifier(self, reference: str, sight: Sight, seed: int, data_share: float = 1.0) -> Cell:
         """A classifier of the real images that the generator may see, kept with its weights; where they are a budget's,
         it is validated on as few."""
         backbone, share = self.study.backbones[0], sight.budget or data_share

@@ -129,7 +129,7 @@ class Planner:
         )
         ours = Cell("features", version, config | {"of": "synthetic"}, {"synthesize": drawn}, threads, about)
         inputs = {"split": split, "real": real, "judged": ours, "synthesize": drawn}
-        inputs |= {"judge": self.lineage.examiner(reference)}
+        inputs |= {"judge": self.lineage.judge(reference)}
         yield Cell("fidelity", VERSIONS["fidelity"], config | {"whole": True}, inputs, 1, about)
 
     def placebos(self, reference: str, block: Block) -> Iterator[Cell]:
@@ -150,7 +150,7 @@ class Planner:
         limited = about["exposure"] in ("budget", "transfer")
         about |= {"budget": budget} if drawn.about["budget"] is not None else {}
         trained = drawn.inputs.get("train")
-        judge = {"judge": self.lineage.examiner(reference)}
+        judge = {"judge": self.lineage.judge(reference)}
         sets: list[tuple[str, Record, dict[str, Cell]]] = [("real", known, judge)]
         sets += [("synthetic", about, {"synthesize": drawn} | judge)]
         if trained and not about["variant"]:

@@ -320,6 +320,9 @@ def model_folder(reference: str) -> Path:
         if not (folder / part / "config.json").is_file() or not weights:
             raise BadInput(f"model {reference!r}: {part} needs config.json and its weights as NAME.safetensors, in the "
                            "main variant (not NAME.fp16.safetensors)")  # fmt: skip
+    kinds = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+    if not any(all((folder / "tokenizer" / name).is_file() for name in kind) for kind in kinds):
+        raise BadInput(f"model {reference!r}: tokenizer needs tokenizer.json, or vocab.json and merges.txt")
     side = _object(folder / "unet" / "config.json", f"model {reference!r}: unet").get("sample_size")
     if not isinstance(side, int):
         raise BadInput(f"model {reference!r}: its unet draws latents of side {side}; allowed: one whole number")

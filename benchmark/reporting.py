@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmark.cache import BadInput, Cell, Record, Store, write_json
+from benchmark.datasets import class_counts
 from benchmark.running import versions
 from benchmark.splits import shared_images
 from benchmark.stages import split, synthesize
@@ -266,8 +267,8 @@ class Reporter:
             folder, prepared = self.store.verify(cell), self.prepared(cell.digest)
             card = json.loads((folder / "card.json").read_text())
             leaks = json.loads((folder / "leaks.json").read_text())
-            counts = {name: _counts(prepared.card.classes, getattr(prepared, name).labels)
-                      for name in ("train", "validation", "test")}  # fmt: skip
+            parts = ("train", "validation", "test")
+            counts = {name: class_counts(prepared.card, getattr(prepared, name).labels) for name in parts}
             yield card | {
                 "counts": counts,
                 "reported": [leak["text"] + (" (waived)" if leak["stops"] else "") for leak in leaks],
@@ -277,12 +278,12 @@ class Reporter:
             }
 
     def first(self, stage: str) -> list[Cell]:
-        """A synthetic set of a generator trained here, or an audit, a data set and generator: of the first seed and the
-        largest exposure."""
+        """An audit, or a set of a generator trained here, each data set and generator: of the fullest exposure."""
         found: dict[tuple[str, str], Cell] = {}
         for cell in self.of(stage):
             if (stage == "audit" or "train" in cell.inputs) and not cell.about.get("variant"):
-                found.setdefault((cell.about["dataset"], cell.about["generator"]), cell)
+                key = (cell.about["dataset"], cell.about["generator"])
+                found[key] = min(found.get(key, cell), cell, key=_fullest_first)
         return list(found.values())
 
     def calibration(self) -> Iterator[Record]:
@@ -334,6 +335,10 @@ class Reporter:
                 }  # fmt: skip
 
 
+def _fullest_first(cell: Cell) -> tuple[bool, int, float]:
+    return cell.about["exposure"] in ("budget", "transfer"), cell.about["seed"], -(cell.about.get("budget") or 0.0)
+
+
 def _about(cell: Cell) -> Record:
     return {name: cell.about[name] for name in ("dataset", "generator", "seed")}
 
@@ -343,8 +348,3 @@ def _like(prepared: split.Prepared, label: Any, rng: np.random.Generator) -> int
     labels = prepared.train.labels[prepared.kept]
     same = (labels == label).all(1) if labels.ndim == 2 else labels == label
     return int(rng.choice(prepared.kept[same]))
-
-
-def _counts(classes: tuple[str, ...], labels: NDArray[Any]) -> dict[str, int]:
-    counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(classes))
-    return {name: int(count) for name, count in zip(classes, counts, strict=True)}

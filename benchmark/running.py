@@ -172,6 +172,7 @@ def progress_lines(cells: list[Cell], store: Store) -> Iterator[str]:
 PACKAGES = (
     "augury",
     "diffusers",
+    "faiss-cpu",
     "faiss-gpu",
     "numpy",
     "scikit-learn",

@@ -63,16 +63,28 @@ def read_card(file: Path, name: str, labels: NDArray[Any]) -> Card:
         count = labels.shape[1] if labels.ndim == 2 and labels.shape[1] > 1 else int(labels.max()) + 1
         task = "multilabel" if labels.ndim == 2 and labels.shape[1] > 1 else "multiclass"
         return Card(name, tuple(f"class {i}" for i in range(count)), "Clinical image", task=task)
+    return card_from(card_facts(file), file)
+
+
+def card_facts(file: Path) -> dict[str, Any]:
+    """The keys of a JSON card; none where there is no file. Raises BadInput where it is no JSON object."""
     try:
-        facts = json.loads(file.read_text())
-        return card_from(facts)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        facts = json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise BadInput(f"{file} is not JSON: {error}") from None
+    if not isinstance(facts, dict):
+        raise BadInput(f"{file} is not a data card: a mapping of keys to values is expected")
+    return facts
+
+
+def card_from(facts: dict[str, Any], file: Path) -> Card:
+    """A card from the keys of its JSON file, checked; only what Augury draws itself is called a phantom."""
+    try:
+        card = Card.of({key: value for key, value in facts.items() if key != "phantom"})
+    except (KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{file} is not a data card: {error}") from None
-
-
-def card_from(facts: dict[str, Any]) -> Card:
-    """A card from the keys of its JSON, checked; only what Augury draws itself is called a phantom."""
-    card = Card.of({key: value for key, value in facts.items() if key != "phantom"})
+    if not isinstance(card.classes, tuple) or not all(isinstance(name, str) for name in card.classes):
+        raise BadInput(f"{file} is not a data card: classes {card.classes!r} given; allowed: a list of names")
     if card.task not in TASKS:
         raise BadInput(f"card of {card.name}: task {card.task!r} given; allowed: {', '.join(TASKS)}")
     for key in ("captions", "image_types"):
@@ -103,13 +115,15 @@ def read_csv(file: Path, size: int | None) -> Read:
     to the file."""
     try:
         with file.open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
+            reader = csv.DictReader(stream)
+            rows, columns = list(reader), list(reader.fieldnames or [])
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{file} is not a CSV: {error}") from None
-    columns = list(rows[0]) if rows else []
     for needed in ("path", "label"):
         if needed not in columns:
             raise BadInput(f"{file}: column {needed!r} is missing; it has {', '.join(map(str, columns)) or 'none'}")
+    if not rows:
+        raise BadInput(f"{file} names no image")
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise BadInput(f"{file}, line {number}: expected {len(columns)} fields")
@@ -157,12 +171,20 @@ def labelled_files(place: Path, labels: list[str]) -> dict[str, list[Path]]:
                 raise BadInput(f"{place}: classes {', '.join(both)} share the folder {name!r}; name them as they are")
         return {label: image_files(place / name) if name in present else [] for label, name in folders.items()}
     found: dict[str, list[Path]] = {label: [] for label in labels}
-    with place.open(newline="") as stream:
-        for row in csv.DictReader(stream):
+    known: set[Path] = set()
+    with place.open(newline="", encoding="utf-8-sig") as stream:
+        for number, row in enumerate(csv.DictReader(stream), 2):
             if "path" not in row or "label" not in row:
-                raise BadInput(f"{place}: columns {', '.join(row)} given; expected path,label")
+                raise BadInput(f"{place}: columns {', '.join(map(str, row))} given; expected path,label")
+            if None in row or None in row.values():
+                raise BadInput(f"{place}, line {number}: expected {len(row.keys() - {None})} fields")
+            file = place.parent / row["path"]
+            if file in known or not file.is_file():
+                wrong = "is listed twice" if file in known else "does not exist"
+                raise BadInput(f"{place}, line {number}: {row['path']} {wrong}")
+            known.add(file)
             if row["label"] in found:
-                found[row["label"]].append(place.parent / row["path"])
+                found[row["label"]].append(file)
     return found
 
 
@@ -271,8 +293,8 @@ def _from_rows(rows: list[dict[str, Any]], source: Path, size: int | None) -> Re
     """Rows with path, label, split and more -> card and splits."""
     card_file = source / "card.json" if source.is_dir() else source.with_suffix(".json")
     classes = sorted({row["label"] for row in rows})
-    facts = json.loads(card_file.read_text()) if card_file.is_file() else {}
-    card = card_from({"name": source.stem, "image_type": "Clinical image", "classes": classes} | facts)
+    facts = {"name": source.stem, "image_type": "Clinical image", "classes": classes} | card_facts(card_file)
+    card = card_from(facts, card_file)
     unknown = set(classes) - set(card.classes)
     if unknown:
         raise BadInput(f"{source}: label {sorted(unknown)[0]!r} is not a class of its card")

@@ -17,7 +17,6 @@ Arm = Literal["real", "real_double", "real_oversampled", "real_strong", "synthet
 Budget = Annotated[float, Field(gt=0, le=1)]
 REAL_ARMS = ("real", "real_double", "real_oversampled", "real_strong")
 SYNTHETIC_ARMS = ("synthetic", "mixed", "augmented", "pretrained")
-CORRUPTIONS = ("blur", "contrast", "jpeg", "noise")
 
 
 class Classifier(Frozen):

@@ -179,7 +179,7 @@ def round_trip(model: Autoencoder, resolution: int, images: NDArray[np.uint8]) -
     return decode(model, encode(model, images, resolution), images.shape[1])
 
 
-def keep_state(folder: Path, parts: Mapping[str, Any], losses: list[float]) -> None:
+def save_state(folder: Path, parts: Mapping[str, Any], losses: list[float]) -> None:
     """Write the state_dict of each part beside the old one and swap them, so that a kill in between loses nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: part.state_dict() for name, part in parts.items()}
@@ -190,8 +190,8 @@ def keep_state(folder: Path, parts: Mapping[str, Any], losses: list[float]) -> N
     os.replace(folder / "state.pt.partial", folder / "state.pt")
 
 
-def kept_state(folder: Path | None, parts: Mapping[str, Any]) -> list[float]:
-    """Load what `keep_state` wrote into the parts; returns the losses so far, none where nothing was kept."""
+def resume_state(folder: Path | None, parts: Mapping[str, Any]) -> list[float]:
+    """Load what `save_state` wrote into the parts; returns the losses so far, none where nothing was kept."""
     if folder is None or not (folder / "state.pt").exists():
         return []
     state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")

@@ -24,9 +24,9 @@ from generators.autoencoders import (
     Autoencoder,
     Features,
     Stored,
-    keep_state,
-    kept_state,
     latents_of,
+    resume_state,
+    save_state,
     to_tensor,
 )  # fmt: skip
 from generators.latent_diffusion import VOCABULARY
@@ -197,7 +197,7 @@ def tune_decoder(
 
     state = {f"part {i}": part for i, part in enumerate(learnt)} | {"optimiser": optimisers[0], "schedule": schedule}
     state |= {"critic": critic, "critic's optimiser": optimisers[1]}
-    losses, saved, micro = kept_state(checkpoint, state), time.monotonic(), batch
+    losses, saved, micro = resume_state(checkpoint, state), time.monotonic(), batch
     for step in range(len(losses), steps):
         # Draw a batch.
         rng = np.random.default_rng([seed, step])
@@ -219,7 +219,7 @@ def tune_decoder(
         losses.append(loss)
         report((step + 1) * batch, losses[-1])
         if checkpoint and time.monotonic() - saved > KEPT_EVERY:
-            keep_state(checkpoint, state, losses)
+            save_state(checkpoint, state, losses)
             saved = time.monotonic()
     model.eval()
     return losses

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from generators.autoencoders import keep_state, kept_state
+from generators.autoencoders import resume_state, save_state
 from generators.latent_diffusion import diffusion_loss, distinct, signal_and_noise, token_ids
 
 Report = Callable[[int, float], None]  # images seen, loss
@@ -127,7 +127,7 @@ def train(
     texts, which = distinct([*captions, ""])
     ids = token_ids(pipeline.tokenizer, texts).to(pipeline.device)
     state = {"model": model, "average": average, "optimiser": optimiser}
-    losses = kept_state(checkpoint, state)
+    losses = resume_state(checkpoint, state)
     micro, saved = schedule.micro_batch or schedule.batch, time.monotonic()
 
     for step in range(len(losses), schedule.steps):
@@ -149,7 +149,7 @@ def train(
         losses.append(loss)
         report((step + 1) * schedule.batch, loss)
         if checkpoint and rank == 0 and time.monotonic() - saved > schedule.checkpoint_seconds:
-            keep_state(checkpoint, state, losses)
+            save_state(checkpoint, state, losses)
             saved = time.monotonic()
 
     model.load_state_dict(average.state_dict())
@@ -195,7 +195,7 @@ def train_privately(
     with torch.no_grad():
         words = pipeline.text_encoder(token_ids(pipeline.tokenizer, texts).to(pipeline.device))[0]
     state = {"model": unet, "average": average, "optimiser": inner}
-    losses, saved = kept_state(checkpoint, state), time.monotonic()
+    losses, saved = resume_state(checkpoint, state), time.monotonic()
 
     for step in range(len(losses), schedule.steps):
         rng = np.random.default_rng([secret, step])
@@ -215,7 +215,7 @@ def train_privately(
         losses.append(total)
         report((step + 1) * schedule.batch, total)
         if checkpoint and time.monotonic() - saved > schedule.checkpoint_seconds:
-            keep_state(checkpoint, state, losses)
+            save_state(checkpoint, state, losses)
             saved = time.monotonic()
 
     accountant = RDPAccountant()

@@ -260,14 +260,6 @@ def _tiles(images: Images) -> tuple[Levels, Rows]:
     return levels, np.square(levels).sum(2, dtype=np.float64).astype(kind)
 
 
-def _squares(x: Levels, y: Levels) -> Distances:
-    product = np.zeros((len(x), len(y)))
-    for start in range(0, x.shape[1], EXACT):
-        product += x[:, start : start + EXACT] @ y[:, start : start + EXACT].T
-    norms = (np.square(z).sum(1, dtype=np.float64) for z in (x, y))
-    return np.asarray(next(norms)[:, None] + next(norms) - 2 * product)
-
-
 def _levels(cut: Images) -> Levels:
     return cut.astype(np.float32) - np.float32(128)
 

@@ -251,7 +251,7 @@ def compute(results: Results, specialist: str) -> Claim:
         costs = costs[costs["stage"].isin(["train", "autoencoder"])]
         costs = costs[costs["exposure"].isin(["full", ""])]
     sums = {name: float(costs.loc[costs["generator"] == name, "seconds"].sum()) for name in (*every[:1], specialist)}
-    if len(sums) < 2 or not all(sums.values()):
+    if not every or not specialist or not all(sums.values()):
         return Claim(claim, rule, DASH, f"{UNTESTED}: it needs a generator of all sets and one of each")
     one, many = sums.values()
     seen = [(results.study.get("generators") or {})[name].get("images_seen") for name in sums]

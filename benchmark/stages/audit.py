@@ -121,7 +121,7 @@ def run_membership(config: Record, inputs: dict[str, Path], folder: Path) -> Non
 
     scores: dict[str, Any] = {}
     for name, which in rows.items():
-        own = [prepared.captions[i] for i in which] if prepared.captions else None
+        own = prepared.captions(which)
         labels = prepared.train.labels[which]
         texts = [""] * len(which) if config["unconditional"] else captions(
             prepared.card, labels, own, detail=config["detail"]

@@ -280,7 +280,7 @@ def _alignment(prepared: split.Prepared, inputs: dict[str, Path], config: Record
             return []  # it was asked for nothing
     else:
         kept, name = prepared.kept, "real"
-        own = [prepared.captions[i] for i in kept] if prepared.captions else None
+        own = prepared.captions(kept)
         images, groups = prepared.train.images[kept], [prepared.patients[i] for i in kept]
         texts = captions(prepared.card, prepared.train.labels[kept], own)
     some = np.sort(rng.permutation(len(images))[: config["images"]])

@@ -26,7 +26,6 @@ class Prepared:
     members: Rows
     heldout: Rows
     patients: list[str]  # of train
-    captions: list[str] | None  # of train, where the source has one for each image
 
     @property
     def pool(self) -> Rows:
@@ -39,6 +38,11 @@ class Prepared:
             return self.kept
         labels, patients = self.train.labels[self.kept], [self.patients[i] for i in self.kept]
         return self.kept[budget_rows(entry_budgets(labels, patients, seed or 0), budget)]
+
+    def captions(self, rows: Rows) -> list[str] | None:
+        """The source's own captions of rows of train, where it has them."""
+        given = self.train.captions
+        return [given[i] for i in rows] if given else None
 
     def validation_budget(self, budget: float, seed: int) -> Rows:
         """Rows of validation as small a share of it as the budget is of train, at least one image a class."""
@@ -78,8 +82,8 @@ def run_split(config: Record, inputs: dict[str, Path], folder: Path) -> None:
         data = datasets.load(reference, config["size"])
     members, heldout = flip_coin(patients, config["audit_pool"], data.card.name)
     kept = np.setdiff1d(np.arange(len(patients)), heldout)
-    lost = _lost_class(data.card, data.splits["train"].labels[kept])
-    if lost:
+    left = datasets.class_counts(data.card, data.splits["train"].labels[kept])
+    if lost := next((name for name, count in left.items() if count == 0), None):
         raise BadInput(
             f"data set {data.card.name}: holding out an audit pool of {config['audit_pool']:.0%} leaves class {lost!r} "
             "without a training image; lower audit_pool (0 turns the audit off)"
@@ -114,10 +118,9 @@ def read(folder: Path) -> Prepared:
         images = {"train": np.load(folder / "train_images.npy", mmap_mode=mode, allow_pickle=False)}
         images |= {name: arrays[f"{name}_images"] for name in ("validation", "test")}
         splits = {name: _read_split(arrays, name, each) for name, each in images.items()}
-        own = [str(text) for text in arrays["train_captions"]] if "train_captions" in arrays else None
         return Prepared(
             card, splits["train"], splits["validation"], splits["test"], arrays["kept"], arrays["members"],
-            arrays["heldout"], [str(name) for name in arrays["patients"]], own,
+            arrays["heldout"], [str(name) for name in arrays["patients"]],
         )  # fmt: skip
 
 
@@ -153,12 +156,9 @@ def read_external(folder: Path) -> tuple[str, Split]:
 
 
 def _read_split(arrays: Any, name: str, images: NDArray[np.uint8]) -> Split:
-    groups = arrays[f"{name}_groups"].tolist() if f"{name}_groups" in arrays else None
+    groups, captions = (
+        arrays[f"{name}_{key}"].tolist() if f"{name}_{key}" in arrays else None for key in ("groups", "captions")
+    )
     prefix = f"{name}_column_"
     columns = {key.removeprefix(prefix): arrays[key].tolist() for key in arrays.files if key.startswith(prefix)}
-    return Split(images, arrays[f"{name}_labels"], groups, columns)
-
-
-def _lost_class(card: Card, labels: NDArray[Any]) -> str | None:
-    counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(card.classes))
-    return next((name for name, count in zip(card.classes, counts, strict=True) if count == 0), None)
+    return Split(images, arrays[f"{name}_labels"], groups, columns, captions)

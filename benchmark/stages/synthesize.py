@@ -72,7 +72,7 @@ def _captions(
     detail = config.get("detail", "full")
     if "phrasing" in config:
         return [phrase(prepared.card, label, detail, config["phrasing"]) for label in labels]
-    own = [prepared.captions[i] for i in rows[rank]] if prepared.captions and not config.get("private") else None
+    own = None if config.get("private") else prepared.captions(rows[rank])
     return captions(
         prepared.card, labels, own, detail=detail, phrasings=config.get("phrasings", 1), seed=config["seed"]
     )
@@ -91,7 +91,10 @@ def _drawn(
     config: Record, inputs: dict[str, Path], prepared: split.Prepared, texts: list[str], labels: NDArray[Any],
     seeds: NDArray[np.int64],
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], Record]:  # fmt: skip
-    """Images, the seed of each, and what the filters did: images that they refuse are drawn again with other seeds."""
+    """Images, the seed of each, and what the filters did: images that they refuse are drawn again with other seeds.
+
+    Where an image is replaced by another one, so is its caption in `texts`.
+    """
     from generators.latent_diffusion import load_pipeline, sample
 
     pipeline = load_pipeline(inputs["train"] / "pipeline").to(device())
@@ -112,14 +115,16 @@ def _drawn(
         tries += len(again)
     facts = {"accepted_at_once": share, "tries": tries, "accepted": float(accepted.mean())}
     if "privacy" in config:
-        facts |= {"replaced": _replace(images, seeds, labels, accepted), "level": level}
+        facts |= {"replaced": _replace(images, seeds, texts, labels, accepted), "level": level}
     return images, seeds, facts
 
 
 def _replace(
-    images: NDArray[np.uint8], seeds: NDArray[np.int64], labels: NDArray[Any], accepted: NDArray[np.bool_]
-) -> float:
-    """Put an accepted image of the same label in the place of each that stays refused; the share that was replaced.
+    images: NDArray[np.uint8], seeds: NDArray[np.int64], texts: list[str], labels: NDArray[Any],
+    accepted: NDArray[np.bool_],
+) -> float:  # fmt: skip
+    """Put an accepted image of the same label, with its seed and caption, in the place of each that stays refused; the
+    share that was replaced.
 
     Where a label has none the refused ones stay, and `filter_accepted` + `filter_replaced` is less than 1.
     """
@@ -129,6 +134,8 @@ def _replace(
         if len(good):
             others = np.resize(good, len(bad))
             images[bad], seeds[bad], replaced = images[others], seeds[others], replaced + len(bad)
+            for one, other in zip(bad, others, strict=True):
+                texts[one] = texts[other]
     return replaced / len(images)
 
 
@@ -146,28 +153,39 @@ def _filters(config: Record, inputs: dict[str, Path], prepared: split.Prepared) 
         model = read_classifier(inputs["filter"], len(prepared.card.classes))
         found.append(lambda images, labels: _likely(model, images, labels, prepared.card.task) >= config["filter"])
     if config.get("privacy") is not None:
-        from privacy.audits import control_patients
         from privacy.neighbours import tile_max_neighbours
 
-        limited = config["exposure"] != "full"  # of a model from elsewhere the filter knows the budget alone
-        sight = {"budget": config["budget"], "seed": config["seed"]} if limited else {"budget": None, "seed": None}
-        seen = split.seen_rows(prepared, config | sight)
-        bank, control = prepared.train.images[seen], prepared.validation
-        known, patients = set(pixel_keys(bank)), control.groups or [str(i) for i in range(len(control.images))]
-        own = {prepared.patients[i] for i in seen} if control.groups else set()
-        keys, cut = pixel_keys(control.images), np.arange(len(patients))
-        if limited:  # as little of validation as of train
-            cut = prepared.validation_budget(config["budget"], config["seed"])
-        fresh = [i for i in cut if keys[i] not in known and patients[i] not in own]
-        if not fresh:
-            raise BadInput(f"privacy filter: {prepared.card.name} has no validation image that training lacks to set "
-                           "its threshold; allowed: a larger budget, or no filter")  # fmt: skip
-        rows = np.array(fresh)[control_patients([patients[i] for i in fresh], 0)]  # one image a patient
-        far = np.sort(tile_max_neighbours(control.images[rows], bank, k=1)[0][:, 0])
-        place = max(1, int(config["privacy"] * (len(far) + 1)))
-        threshold, level = far[place - 1], place / (len(far) + 1)
+        bank, threshold, level = _too_near(config, prepared)
         found.append(lambda images, _: tile_max_neighbours(images, bank, k=1)[0][:, 0] > threshold)
     return found, level
+
+
+def _too_near(config: Record, prepared: split.Prepared) -> tuple[NDArray[np.uint8], float, float]:
+    """What the generator saw, the tile-max distance to it up to which an image is refused, and the share of validation
+    images that lie as near."""
+    from privacy.audits import control_patients
+    from privacy.neighbours import tile_max_neighbours
+
+    # Of a model from elsewhere the filter knows the budget alone.
+    limited = config["exposure"] != "full"
+    sight = {"budget": config["budget"], "seed": config["seed"]} if limited else {"budget": None, "seed": None}
+    seen = split.seen_rows(prepared, config | sight)
+    bank, control = prepared.train.images[seen], prepared.validation
+
+    # Validation images that training lacks, of as small a share of validation as of train, one a patient.
+    patients, keys = control.groups or [str(i) for i in range(len(control.images))], pixel_keys(control.images)
+    known, own = set(pixel_keys(bank)), {prepared.patients[i] for i in seen} if control.groups else set()
+    cut = prepared.validation_budget(config["budget"], config["seed"]) if limited else range(len(patients))
+    fresh = [i for i in cut if keys[i] not in known and patients[i] not in own]
+    if not fresh:
+        raise BadInput(f"privacy filter: {prepared.card.name} has no validation image that training lacks to set "
+                       "its threshold; allowed: a larger budget, or no filter")  # fmt: skip
+    rows = np.array(fresh)[control_patients([patients[i] for i in fresh], 0)]
+
+    # The distance that the asked share of them, or the least share that they can resolve, does not exceed.
+    far = np.sort(tile_max_neighbours(control.images[rows], bank, k=1)[0][:, 0])
+    place = max(1, int(config["privacy"] * (len(far) + 1)))
+    return bank, float(far[place - 1]), place / (len(far) + 1)
 
 
 def _likely(model: Any, images: NDArray[np.uint8], labels: NDArray[Any], task: str) -> NDArray[np.float64]:
@@ -200,20 +218,19 @@ def _baseline(
     """A control's images in the order of the labels asked for."""
     from generators.baselines import BASELINES
 
-    codes, _ = label_codes(prepared.train.labels[rows])
-    wanted = codes[: len(labels)] if len(labels) == len(rows) else np.tile(codes, len(labels) // len(rows))
-    counts = np.bincount(wanted, minlength=codes.max() + 1)
-    images, made = BASELINES[name](prepared.train.images[rows], codes, counts, seed)
+    codes, _ = label_codes(labels)  # as many images as rows, of each class as many
+    images, made = BASELINES[name](prepared.train.images[rows], codes, np.bincount(codes), seed)
     out = np.empty_like(images)
-    for code in np.unique(wanted):
-        out[wanted == code] = images[made == code]
+    for code in np.unique(codes):
+        out[codes == code] = images[made == code]
     return out
 
 
-def read_prompts(given: list[str], file: Path | None) -> list[str]:
-    """The prompts of the command line and of a file, one a line. Raises BadInput where one is blank or none is left."""
+def read_prompts(given: list[str], file: Path | None, out: Path) -> list[str]:
+    """The prompts of the command line and of a file, one a line. Raises BadInput where one is blank or none is left, or
+    where there is something else in the folder that they are drawn into."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines() if file else []
+        lines = file.read_text(encoding="utf-8-sig").splitlines() if file else []
     except (OSError, UnicodeDecodeError):
         raise BadInput(f"--prompts {file} given; allowed: a text file in UTF-8, one prompt a line") from None
     texts = [*given, *(line for line in lines if line.strip())]
@@ -221,6 +238,8 @@ def read_prompts(given: list[str], file: Path | None) -> list[str]:
         raise BadInput(f"--prompts {file} holds no prompt")
     if not all(text.strip() for text in texts):
         raise BadInput("--prompt is blank; allowed: a text")
+    if texts and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"--out {out} given, which is not empty; allowed: a new folder")
     return texts
 
 

@@ -17,10 +17,8 @@ from benchmark.cache import Record, write_json
 from benchmark.datasets import captions
 from benchmark.stages import device, peaks, split, spoken
 
-Seen = tuple["Rows", list[str], list[str]]  # images, captions, names of their sets
 
-
-class Rows:
+class ChosenImages:
     """Chosen rows of several sets' images, read where they lie when they are asked for: rows[slice or int64 [n]] is
     uint8 [n, H, W, 3]."""
 
@@ -38,6 +36,9 @@ class Rows:
             mine = (wanted >= end - len(rows)) & (wanted < end)
             out[mine] = images[rows[wanted[mine] - end + len(rows)]]
         return out
+
+
+Seen = tuple[ChosenImages, list[str], list[str]]  # images, captions, names of their sets
 
 
 def run_autoencoder(config: Record, inputs: dict[str, Path], folder: Path) -> None:
@@ -118,7 +119,7 @@ def seen(config: Record, inputs: dict[str, Path]) -> Seen:
     for role in sorted(role for role in inputs if role.startswith("split")):
         prepared = split.read(inputs[role])
         rows = split.seen_rows(prepared, config)
-        own = [prepared.captions[i] for i in rows] if prepared.captions and not config.get("dp_epsilon") else None
+        own = None if config.get("dp_epsilon") else prepared.captions(rows)
         parts.append((prepared.train.images, rows))
         texts += [""] * len(rows) if config.get("unconditional") else captions(
             prepared.card, prepared.train.labels[rows], own, detail=config.get("detail", "full"),
@@ -126,7 +127,7 @@ def seen(config: Record, inputs: dict[str, Path]) -> Seen:
             seed=config.get("seed_of_model", 0),
         )  # fmt: skip
         sets += [prepared.card.name] * len(rows)
-    return Rows(parts), texts, sets
+    return ChosenImages(parts), texts, sets
 
 
 def run_train(config: Record, inputs: dict[str, Path], folder: Path) -> Record | None:
@@ -182,18 +183,23 @@ def _fit(
     count = config["images_seen"] or round(config["epochs"] * len(texts))
     dropout = 0.0 if config["unconditional"] else config["caption_dropout"]
     schedule = Schedule(images_seen=count, caption_dropout=dropout, **{name: config[name] for name in names})
+    done = {"images": len(texts), "images_seen": schedule.steps * schedule.batch, "sets": sorted(set(sets))}
     given: Record = {"checkpoint": folder / "checkpoint", "report": spoken("generator", count)}
     if config.get("dp_epsilon"):
         privacy = Privacy(config["dp_epsilon"], config["dp_delta"], config["dp_clip"])
         losses, spent = train_privately(pipeline, latents, texts, schedule, privacy, **given)
-        return losses, {"images": len(texts), "images_seen": count, "sets": sorted(set(sets))} | spent
+        return losses, {
+            "images": len(texts),
+            "images_seen": schedule.steps * schedule.batch,
+            "sets": sorted(set(sets)),
+        } | spent
     if config["lora_rank"]:
         add_lora(pipeline, config["lora_rank"])
     losses = train(pipeline, latents, texts, sampling_weights(sets, config["balance"]), schedule,
                    seed=1000 + config["seed_of_model"], **given)  # fmt: skip
     if config["lora_rank"]:
         merge_lora(pipeline)
-    return losses, {"images": len(texts), "images_seen": count, "sets": sorted(set(sets))}
+    return losses, done
 
 
 def _latents(checkpoint: Path) -> Path:

@@ -1,5 +1,6 @@
 """The main job end to end on a study of seconds: killed and resumed, in one process and in several, by exit code."""
 
+import csv
 import json
 import os
 import signal
@@ -8,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 STUDY = Path(__file__).parent / "tiny.yaml"
 AUGURY = [sys.executable, "-m", "benchmark.cli"]
@@ -144,18 +147,34 @@ def test_commands_on_a_finished_study(local: Path, tmp_path: Path) -> None:
     assert "metric_by_budget" in augury("figure", "no-such-figure", STUDY, home=local).stderr
     done = augury("export", STUDY, tmp_path / "out", home=local)
     assert done.returncode == 0, done.stderr
-    metadata = next((tmp_path / "out").glob("*/metadata.csv"))
-    assert (
-        metadata.read_text().startswith("file_name,caption,class,seed,guidance,generator\n")
-        and (metadata.parent / "LICENCE.txt").exists()
-    )
-    long = ["--prompt", "chest x-ray " * 40]
-    done = augury("synthesize", STUDY, "--prompt", "chest x-ray", *long, "--out", tmp_path / "x", home=local)
-    assert done.returncode == 0 and (tmp_path / "x" / "000000.png").exists(), done.stderr
-    assert (tmp_path / "x" / "metadata.csv").read_text().splitlines()[1].startswith("000000.png,chest x-ray,0,2.0,")
+    metadata = next((tmp_path / "out").glob("phantom-x-ray-generalist-full-*/metadata.csv"))
+    assert (metadata.parent / "LICENCE.txt").exists()
+    rows = list(csv.DictReader(metadata.open()))
+    kept = [
+        json.loads(file.read_text()) | {"folder": file.parent} for file in local.glob("cells/synthesize/*/cell.json")
+    ]
+    drawn = {cell["inputs"]["train"]: np.load(cell["folder"] / "synthetic.npz") for cell in kept
+             if "train" in cell["inputs"]}  # fmt: skip
+    assert len({row["generator"] for row in rows}) == 1 and {row["guidance"] for row in rows} == {"2.0"}
+    known = {int(seed): i for i, seed in enumerate(drawn[rows[0]["generator"]]["seeds"])}
+    for row in rows:
+        place = known[int(row["seed"])]
+        with Image.open(metadata.parent / row["file_name"]) as image:
+            assert np.array_equal(np.asarray(image), drawn[row["generator"]]["images"][place])
+        assert row["caption"] == drawn[row["generator"]]["captions"][place] and row["class"] in row["file_name"]
+    (tmp_path / "some.txt").write_text("retina\n\n" + "chest x-ray " * 40, encoding="utf-8-sig")
+    given = ["--prompt", "chest x-ray", "--prompts", tmp_path / "some.txt", "--seed", 5, "--out", tmp_path / "x"]
+    done = augury("synthesize", STUDY, *given, home=local)
+    assert done.returncode == 0 and len(list((tmp_path / "x").glob("*.png"))) == 3, done.stderr
+    told = list(csv.DictReader((tmp_path / "x" / "metadata.csv").open()))
+    assert [(row["caption"].strip()[:12], row["seed"]) for row in told] == [
+        ("chest x-ray", "5"), ("retina", "6"), ("chest x-ray", "7"),
+    ]  # fmt: skip
     assert "prompts: 1 are longer than the 32 tokens that the text encoder reads and are cut" in done.stderr
     (tmp_path / "none.txt").write_text("\n")
     for wrong, words in ((["--prompts", tmp_path / "none.txt"], "holds no prompt"), (["--prompt", " "], "is blank"),
+                         (["--prompts", tmp_path / "no.txt"], "no.txt given; allowed: a text file in UTF-8"),
+                         (["--prompt", "x", "--out", tmp_path / "x"], "x given, which is not empty"),
                          (["--prompt", "x", "--generator", "y"], "'y' given; allowed: generalist")):  # fmt: skip
         done = augury("synthesize", STUDY, *wrong, home=local)
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr

@@ -38,20 +38,23 @@ def test_no_other_image_of_the_target_reaches_any_trained_part(
     tmp_path: Path, exposure: str, cells_of: Any, finish: Any
 ) -> None:
     cells = cells_of(
-        tmp_path, generators={"g": SMALL}, exposure=exposure, budgets=[0.2, 0.5], sampling={"steps": 2, "filter": 0.1}
-    )
+        tmp_path, generators={"g": SMALL}, exposure=exposure, budgets=[0.2, 0.5], sampling={"steps": 2, "filter": 0.1},
+        seeds=2,
+    )  # fmt: skip
     store = finish(cells, tmp_path / "home", "split")
     for drawn in of(cells, "synthesize"):
-        own, budget = drawn.inputs["split"], drawn.about["budget"]
+        own, budget, seed = drawn.inputs["split"], drawn.about["budget"], drawn.about["seed"]
         prepared = split.read(store.folder(own))
-        allowed = {row.tobytes() for row in prepared.train.images[prepared.budget(budget, 0)]}
+        allowed = {row.tobytes() for row in prepared.train.images[prepared.budget(budget, seed)]}
         parts = trained_parts(drawn)
         assert {part.stage for part in parts} == {"train", "autoencoder", "classify"}
         for part in parts:
             if own not in part.inputs.values():
                 continue  # it cannot read this set
             if part.stage == "classify":
-                assert part.config["budget"] == budget and part.config["arm"] == "real"
+                told = {key: part.config[key] for key in ("budget", "seed", "arm", "by_budget", "select")}
+                wanted = {"budget": budget, "seed": seed, "arm": "real", "by_budget": True, "select": "last"}
+                assert told == wanted, "the filter's classifier"
                 continue
             own_alone = {role: store.folder(each) for role, each in part.inputs.items() if each == own}
             images, _, _ = seen(part.config, own_alone)
@@ -100,7 +103,7 @@ def test_a_cell_that_is_killed_goes_on_from_its_state(
     cells = cells_of(tmp_path, generators={"g": SMALL}, datasets=["phantom-oct"], decoder_images_seen=128)
     whole = finish(cells, tmp_path / "whole", "train")
     part, saves, now = importlib.import_module(module), list[int](), itertools.count(step=1000)
-    keep = part.keep_state
+    keep = part.save_state
 
     def kept_until_killed(*given: Any) -> None:
         keep(*given)
@@ -109,7 +112,7 @@ def test_a_cell_that_is_killed_goes_on_from_its_state(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(part, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
-    monkeypatch.setattr(part, "keep_state", kept_until_killed)
+    monkeypatch.setattr(part, "save_state", kept_until_killed)
     with pytest.raises(KeyboardInterrupt):
         finish(cells, tmp_path / "killed", "train")
     killed = finish(cells, tmp_path / "killed", "train")
@@ -196,7 +199,7 @@ def test_privacy_filter_redraws_what_is_too_near(tmp_path: Path, cells_of: Any, 
     from privacy.audits import control_patients
     from privacy.neighbours import tile_max_neighbours
 
-    sampling = {"steps": 2, "privacy": [None, 0.9], "redraws": 2}
+    sampling = {"steps": 2, "privacy": [None, 0.9], "redraws": 2, "phrasings": 3}
     cells = cells_of(tmp_path, generators={"g": SMALL}, sampling=sampling, datasets=["phantom-oct"])
     drawn = {c.about["variant"]: c for c in of(cells, "synthesize", generator="g")}
     assert set(drawn) == {"", "privacy=0.9"} and "privacy" not in drawn[""].config
@@ -211,6 +214,12 @@ def test_privacy_filter_redraws_what_is_too_near(tmp_path: Path, cells_of: Any, 
     facts = json.loads((store.folder(drawn["privacy=0.9"]) / "facts.json").read_text())
     assert facts["accepted_at_once"] == pytest.approx(1 - near[""].mean())
     assert facts["accepted"] + facts["replaced"] == pytest.approx(1 - near["privacy=0.9"].mean())
+    kept = synthesize.read(store.folder(drawn["privacy=0.9"]))
+    twins: dict[int, set[tuple[str, bytes]]] = {}
+    for seed, text, image in zip(kept.seeds, kept.captions, kept.images, strict=True):
+        twins.setdefault(int(seed), set()).add((text, image.tobytes()))
+    assert all(len(each) == 1 for each in twins.values()), "a seed comes with one caption and one image"
+    assert facts["replaced"] == 0 or len(twins) < len(kept.seeds)
     assert facts["level"] == pytest.approx(int(0.9 * (len(control) + 1)) / (len(control) + 1))
 
 
@@ -313,3 +322,48 @@ def test_label_consistency_is_told_by_a_classifier_that_no_filter_used(tmp_path:
     assert unseen and all("filter" not in c.inputs for c in unseen)
     blind = of(cells, "synthesize", generator="blind")
     assert blind and all(c.about["variant"] == "" and "filter" not in c.inputs for c in blind)
+
+
+def test_a_list_of_sets_is_what_a_generator_learns_from(tmp_path: Path, cells_of: Any) -> None:
+    names = ["phantom-x-ray", "phantom-oct"]
+    cells = cells_of(tmp_path, generators={"two": SMALL | {"train_on": names}}, datasets=[*names, "phantom-ct"])
+    (part,) = of(cells, "train")
+    assert {role for role in part.inputs if role != "autoencoder"} == {f"split {name}" for name in names}
+    assert {c.about["dataset"] for c in of(cells, "synthesize", generator="two")} == set(names)
+
+
+def test_sets_of_different_size_reach_training_balanced(
+    tmp_path: Path, cells_of: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from generators import teaching, training
+
+    given: dict[str, np.ndarray] = {}
+
+    def tune(*arguments: Any, **named: Any) -> list[float]:
+        given["decoder"] = named["weights"]
+        return []
+
+    def fit(pipeline: Any, latents: Any, captions: Any, weights: np.ndarray, *rest: Any, **named: Any) -> list[float]:
+        given["generator"] = weights
+        return []
+
+    monkeypatch.setattr(teaching, "tune_decoder", tune)
+    monkeypatch.setattr(training, "train", fit)
+    cells = cells_of(tmp_path, generators={"g": SMALL | {"balance": 0.0}}, datasets=["phantom-x-ray", "phantom-oct"])
+    store = finish(cells, tmp_path / "home", "train")
+    counts = [len(split.read(store.folder(c)).kept) for c in of(cells, "split", dataset="phantom-oct")]
+    for part in ("decoder", "generator"):
+        first = given[part][: counts[0]]  # sets come in the order of their names
+        assert first.sum() == pytest.approx(0.5) and given[part].sum() == pytest.approx(1)
+
+
+def test_a_page_shows_the_fullest_exposure() -> None:
+    from benchmark.reporting import Reporter
+
+    def made(exposure: str, seed: int, budget: float | None) -> Any:
+        about = {"dataset": "d", "generator": "g", "exposure": exposure, "seed": seed, "budget": budget}
+        return SimpleNamespace(about=about, inputs={"train": 1})
+
+    cells = [made("budget", 0, 0.01), made("budget", 0, 0.5), made("full", 1, None), made("full", 0, None)]
+    for some, best in ((cells, 3), (cells[:3], 2), (cells[:2], 1)):
+        assert Reporter.first(SimpleNamespace(of=lambda stage, some=some: some), "audit") == [cells[best]]  # type: ignore[arg-type]

@@ -253,6 +253,8 @@ def test_models_that_cannot_be_trained_here_are_refused(tmp_path: Path) -> None:
     wrong: list[tuple[str, dict[str, Any] | None, str]] = [
         ("unet/config.json", None, "unet has no config.json that can be read as a JSON object"),
         ("model_index.json", None, "has no model_index.json that can be read"),
+        ("model_index.json", {"_class_name": "StableDiffusionXLPipeline"}, "holds StableDiffusionXLPipeline; allowed"),
+        ("model_index.json", {"vae": ["diffusers", "VQModel"]}, "its vae is VQModel; allowed: AutoencoderKL"),
         (scheduler, {"prediction_type": "sample"}, "predicts sample at 1000 times; allowed: eps"),
         (scheduler, {"num_train_timesteps": 500}, "predicts epsilon at 500 times; allowed: eps"),
     ]
@@ -263,6 +265,10 @@ def test_models_that_cannot_be_trained_here_are_refused(tmp_path: Path) -> None:
             recipes.model_folder(str(place))
         (place / file).write_text(text)
     assert recipes.model_folder(str(place)) == place
+    for file in [*(place / "tokenizer").glob("tokenizer.json"), *(place / "tokenizer").glob("merges.txt")]:
+        file.unlink()
+    with pytest.raises(BadInput, match=r"tokenizer needs tokenizer\.json, or vocab\.json and merges"):
+        recipes.model_folder(str(place))
 
 
 def test_autoencoders_of_another_factor_and_adapters_of_nothing_are_refused(tmp_path: Path, cells_of: Any) -> None:
@@ -317,3 +323,35 @@ def test_folders_of_a_finished_set_bear_the_classes_names(tmp_path: Path) -> Non
     assert all(len(files) == 1 for files in labelled_files(tmp_path, ["AK (actinic)", "A&B"]).values())
     with pytest.raises(BadInput, match="classes A&B, A_B share the folder 'A_B'"):
         labelled_files(tmp_path, ["A&B", "A_B"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (["a/0.png,cat", "a/1.png"], "line 3: expected 2 fields"),
+        (["a/0.png,cat", "a/0.png,cat"], r"line 3: a/0\.png is listed twice"),
+        (["a/0.png,cat", "a/9.png,dog"], r"line 3: a/9\.png does not exist"),
+    ],
+)
+def test_a_csv_of_a_finished_set_is_read_line_by_line(tmp_path: Path, rows: list[str], words: str) -> None:
+    from benchmark.sources import labelled_files
+
+    (tmp_path / "a").mkdir()
+    for i in range(2):
+        Image.new("RGB", (8, 8)).save(tmp_path / "a" / f"{i}.png")
+    file = tmp_path / "set.csv"
+    file.write_text("\ufeffpath,label\na/0.png,cat\na/1.png,other\n", encoding="utf-8")
+    assert labelled_files(file, ["cat", "dog"]) == {"cat": [tmp_path / "a" / "0.png"], "dog": []}
+    file.write_text("\n".join(["path,label", *rows]))
+    with pytest.raises(BadInput, match=words):
+        labelled_files(file, ["cat", "dog"])
+
+
+def test_the_papers_recipe_is_the_papers(tmp_path: Path, cells_of: Any) -> None:
+    diffusion_folder(tmp_path / "sd", "kl")
+    cells = cells_of(tmp_path, generators={"sd": {"recipe": "stable-diffusion", "start": "sd"}}, size=64)
+    config = of(cells, "train")[0].config
+    told = {"epochs": 15, "batch": 128, "micro_batch": 8, "learning_rate": 5e-5, "precision": "bf16", "warmup": 500,
+            "ema_decay": 0.9999, "caption_dropout": 0.1, "weight_decay": 0.01, "gradient_norm": 1.0,
+            "betas": [0.9, 0.999], "decay": "cosine", "balance": 1.0, "snr_gamma": None}  # fmt: skip
+    assert {key: list(value) if isinstance(value := config[key], tuple) else value for key in told} == told

@@ -94,6 +94,29 @@ def test_csv_with_patients_and_subgroups(tmp_path: Path) -> None:
         assert (kept.groups, kept.columns, kept.captions) == (part.groups, part.columns, part.captions)
 
 
+@pytest.mark.parametrize("card", ["{", "[1]", '{"classes": 3}'])
+def test_a_broken_card_is_one_line_wherever_it_lies(tmp_path: Path, card: str) -> None:
+    folder = class_folder(tmp_path / "mine", {"cat": 5, "dog": 5})
+    (folder / "card.json").write_text(card)
+    listed = tmp_path / "x.csv"
+    listed.write_text("\n".join(["path,label", *(f"mine/{c}/{i}.png,{c}" for c in ("cat", "dog") for i in range(5))]))
+    listed.with_suffix(".json").write_text(card)
+    for place in (folder, listed):
+        with pytest.raises(BadInput, match=r"not JSON|not a data card"):
+            datasets.load(str(place))
+
+
+def test_a_table_without_rows_says_so(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("path,label\n")
+    with pytest.raises(BadInput, match=r"x\.csv names no image"):
+        datasets.load(str(tmp_path / "x.csv"))
+
+
+def test_phantoms_are_drawn_at_some_sizes() -> None:
+    with pytest.raises(BadInput, match="size: 512 given; allowed for phantoms: 24 to 256 px"):
+        datasets.digest("phantom-ct", 100, 512)
+
+
 def test_digest_follows_the_bytes(tmp_path: Path) -> None:
     folder = class_folder(tmp_path / "mine", {"cat": 5, "dog": 5})
     before = datasets.digest(str(folder), 0, 8)

@@ -119,6 +119,12 @@ def test_compute_adds_up_all_specialists(results: Results) -> None:
     assert claim.verdict == "supported" and "1.7 min against 2.0 min" in claim.estimate
 
 
+def test_compute_needs_a_suite_of_specialists(results: Results) -> None:
+    costs = [{"stage": stage, "generator": name, "seconds": 9.0, "cell": str(i), "exposure": "full"}
+             for i, (stage, name) in enumerate((("train", "all"), ("autoencoder", "")))]  # fmt: skip
+    assert "needs a generator of all sets and one of each" in rules.compute(made(results, [], costs), "").verdict
+
+
 def test_each_suite_of_specialists_is_a_claim_of_its_own(results: Results) -> None:
     suites = {"all": {"images_seen": 300}, "own": {"train_on": "each", "images_seen": 300},
               "short": {"train_on": "each", "images_seen": 300 // len(results.names)}}  # fmt: skip
