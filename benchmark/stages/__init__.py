@@ -16,7 +16,7 @@ VERSIONS: dict[str, int] = {
     "split": 5,
     "autoencoder": 5,
     "train": 5,
-    "synthesize": 5,
+    "synthesize": 6,
     "features": 2,
     "classify": 3,
     "fidelity": 8,

@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from benchmark.stages.synthesize import read
+
 STUDY = Path(__file__).parent / "tiny.yaml"
 AUGURY = [sys.executable, "-m", "benchmark.cli"]
 
@@ -149,25 +151,23 @@ def test_commands_on_a_finished_study(local: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     metadata = next((tmp_path / "out").glob("phantom-x-ray-generalist-full-*/metadata.csv"))
     assert (metadata.parent / "LICENCE.txt").exists()
-    rows = list(csv.DictReader(metadata.open()))
-    kept = [
-        json.loads(file.read_text()) | {"folder": file.parent} for file in local.glob("cells/synthesize/*/cell.json")
-    ]
-    drawn = {cell["inputs"]["train"]: np.load(cell["folder"] / "synthetic.npz") for cell in kept
-             if "train" in cell["inputs"]}  # fmt: skip
-    assert len({row["generator"] for row in rows}) == 1 and {row["guidance"] for row in rows} == {"2.0"}
-    known = {int(seed): i for i, seed in enumerate(drawn[rows[0]["generator"]]["seeds"])}
+    rows = list(csv.DictReader(metadata.read_text().splitlines()))
+    (generator,) = {row["generator"] for row in rows}
+    kept = {file.parent: json.loads(file.read_text())["inputs"] for file in local.glob("cells/synthesize/*/cell.json")}
+    drawn = [read(place) for place, inputs in kept.items() if inputs.get("train") == generator]
+    (own,) = (each for each in drawn if rows[0]["caption"] in each.captions)
+    place = {seed: i for i, seed in enumerate(own.seeds.tolist())}
     for row in rows:
-        place = known[int(row["seed"])]
+        i = place[int(row["seed"])]
         with Image.open(metadata.parent / row["file_name"]) as image:
-            assert np.array_equal(np.asarray(image), drawn[row["generator"]]["images"][place])
-        assert row["caption"] == drawn[row["generator"]]["captions"][place] and row["class"] in row["file_name"]
+            assert np.array_equal(np.asarray(image), own.images[i])
+        assert row["caption"] == own.captions[i] and row["class"] in row["file_name"] and row["guidance"] == "2.0"
     (tmp_path / "some.txt").write_text("retina\n\n" + "chest x-ray " * 40, encoding="utf-8-sig")
     given = ["--prompt", "chest x-ray", "--prompts", tmp_path / "some.txt", "--seed", 5, "--out", tmp_path / "x"]
     done = augury("synthesize", STUDY, *given, home=local)
     assert done.returncode == 0 and len(list((tmp_path / "x").glob("*.png"))) == 3, done.stderr
-    told = list(csv.DictReader((tmp_path / "x" / "metadata.csv").open()))
-    assert [(row["caption"].strip()[:12], row["seed"]) for row in told] == [
+    told = list(csv.DictReader((tmp_path / "x" / "metadata.csv").read_text().splitlines()))
+    assert [(row["caption"][:11].strip(), row["seed"]) for row in told] == [
         ("chest x-ray", "5"), ("retina", "6"), ("chest x-ray", "7"),
     ]  # fmt: skip
     assert "prompts: 1 are longer than the 32 tokens that the text encoder reads and are cut" in done.stderr
