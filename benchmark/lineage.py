@@ -217,7 +217,7 @@ class Lineage:
     def synthetic(self, reference: str, key: str, sight: Sight, seed: int, variant: str, how: Record) -> Cell:
         """A synthetic set, large enough for every budget and ratio of this generator and exposure.
 
-        how: steps, guidance, filter, and perhaps phrasing (of the captions) and limit (images).
+        how: steps, guidance, filter, and perhaps privacy, phrasing (of the captions) and limit (images).
         """
         study, generator = self.study, self.study.generators[key]
         blocks = [block for block in self.drawing(reference) if block.generators is None or key in block.generators]

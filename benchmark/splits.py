@@ -133,7 +133,8 @@ class Finding:
 
 
 def leakage(data: Dataset) -> list[Finding]:
-    """Of the images as given: shared patients and duplicates between train and test stop a study, the rest is told."""
+    """Of the images as given: patients that splits share, and duplicates between train and test, stop a study; the rest
+    is told."""
     found = []
     names = ("train", "validation", "test")
     keys = {name: pixel_keys(data.splits[name].images) for name in names}
@@ -217,7 +218,7 @@ ARMS = ("augmented", "mixed", "pretrained", "real", "real_double", "real_oversam
 
 @dataclass(frozen=True)
 class Mixture:
-    """Rows of the train pool, rows of the synthetic set, and the synthetic share of each batch in [0, 1]."""
+    """Rows of train, rows of the synthetic set, and the synthetic share of each batch in [0, 1]."""
 
     real: Rows
     synthetic: Rows

@@ -172,7 +172,7 @@ class Study(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _one_block(cls, data: Any) -> Any:
-        """arms, budgets, ratios, exposure, generators-of-a-block at top level make a study of one block."""
+        """arms, budgets, ratios and exposure at top level are each block's defaults; without a grid the only block."""
         if not isinstance(data, dict):
             raise ValueError("a study is a mapping of keys to values")
         keys = [key for key in ("arms", "budgets", "ratios", "exposure") if key in data]

@@ -43,6 +43,7 @@ Embed = Callable[[Images], NDArray[np.float32]]
 PLANTED = 60  # images of the bank that are planted, of each kind
 ABSOLUTE = (0.05, 0.1, 0.15)  # tile-max distances that papers call copies at 512 px
 SHOWN = 8  # pairs in the gallery
+UNPLANTED = ("synthetic", "control")  # of the queries; all others are planted copies
 SMOOTHING = 1.5  # pixels, sigma
 HALVES = 20  # images that may be one half of a blend
 MOVED = 5  # images that may be what was moved, for each of nine ways
@@ -127,7 +128,7 @@ def audit(
             columns[f"{name}_distance"] = each["synthetic"].tolist()
             columns[f"{name}_flagged"] = (each["synthetic"] <= laws[name]["threshold"]).tolist()
     distances = {"synthetic": near[:, 0], "heldout": far, "threshold": np.array([law["threshold"]])}
-    distances |= {f"planted_{kind}": by_query["tile_max"][kind] for kind in list(queries)[2:]}
+    distances |= {f"planted_{kind}": by_query["tile_max"][kind] for kind in queries if kind not in UNPLANTED}
     pairs = _pairs(synthetic, near[:, 0], found.nearest["tile_max"][:m, 0], bank, heldout)
     by_patch = _pairs(synthetic, by_query["patch"]["synthetic"], found.nearest["patch"][:m], bank, heldout, step)
     worst = np.argsort(by_query["patch"]["synthetic"], kind="stable")[:SHOWN]
@@ -292,7 +293,7 @@ def _absolute_rows(distances: NDArray[np.float64]) -> list[Row]:
 def _power_rows(measure: str, found: dict[str, NDArray[np.float64]], threshold: float) -> list[Row]:
     """Share found of each kind of planted copies."""
     rows = []
-    for kind, distances in list(found.items())[2:]:
+    for kind, distances in ((kind, found[kind]) for kind in found if kind not in UNPLANTED):
         value, low, high = wilson_interval(int((distances <= threshold).sum()), len(distances))
         rows.append({"metric": f"{measure}_power", "group": f"planted={kind}", "value": value, "low": low,
                      "high": high, "n": len(distances)})  # fmt: skip

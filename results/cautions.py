@@ -309,9 +309,8 @@ def _other_kinds(results: Results) -> str:
 
 def scope(results: Results) -> str:
     """One line under the title: what was compared on what."""
-    sets, seeds = counted(len(results.names), "data set"), results.study.get("seeds")
-    total = len(seeds) if isinstance(seeds, list) else seeds
-    parts = [sets, counted(int(total), "seed") if isinstance(total, int) else ""]
+    seeds = results.study.get("seeds")
+    parts = [counted(len(results.names), "data set"), counted(seeds, "seed") if isinstance(seeds, int) else ""]
     parts += [f"{results.study['size']} px images"] if results.study.get("size") else []
     low, high = lowest_budget(results), highest_budget(results)
     if low == low:

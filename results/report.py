@@ -202,7 +202,7 @@ def as_written(results: Results) -> str:
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
-    """Settings, seeds, versions and digest as name and text, without what is missing."""
+    """Settings, seeds and versions as name and text, without what is missing."""
     study, manifest = results.study, results.manifest
     keys = (
         "size",

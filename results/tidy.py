@@ -95,17 +95,16 @@ class Results:
     table: pd.DataFrame  # the tidy table with pooled rows
     claims: pd.DataFrame  # of results.claims.contrasts
     datasets: list[dict[str, Any]]  # cards: name, image_type, specialty, classes, licence, citation, caveats, ...
-    costs: pd.DataFrame  # stage, dataset, generator, cell, seconds, peak_memory_mb, device
-    samples: list[
-        dict[str, Any]
-    ]  # dataset, image_type, specialty, generator, captions, real, synthetic uint8 [n, H, W, 3], seed
-    neighbours: list[
-        dict[str, Any]
-    ]  # dataset, generator, synthetic, nearest_train, nearest_heldout, d_train, d_heldout
-    distances: list[dict[str, Any]]  # dataset, generator, synthetic [M], heldout [n], planted {kind: [..]}, threshold
-    manifest: dict[str, Any]  # versions, commands, seeds, digest
-    calibration: list[dict[str, Any]] = field(default_factory=list)
+    costs: pd.DataFrame  # a row a cell: what it was, and its seconds, images, peak memory in MB, device
+    # dataset, image_type, specialty, generator, captions, real and synthetic uint8 [n, H, W, 3], seed
+    samples: list[dict[str, Any]]
+    # dataset, generator, seed, search, tiles, synthetic, nearest_train, nearest_heldout, d_train, d_heldout
+    neighbours: list[dict[str, Any]]
+    # dataset, generator, seed, synthetic [M], heldout [n], planted {kind: [..]}, threshold
+    distances: list[dict[str, Any]]
+    manifest: dict[str, Any]  # versions, commands, seeds, digests of cells
     # dataset, arm, generator, budget, confidence and accuracy by bin
+    calibration: list[dict[str, Any]] = field(default_factory=list)
 
     def pooled(self, stage: str, metric: str, group: str | None = "all") -> pd.DataFrame:
         """Finished rows pooled over seeds of one metric, one group or (None) all groups."""

@@ -96,8 +96,9 @@ def test_the_papers_recipe_starts_from_a_folder_and_leaves_one(
 
 def test_two_processes_give_the_losses_of_one(tmp_path: Path, cells_of: Any, finish: Any) -> None:
     losses = {}
-    for processes in (1, 2):
-        cells = cells_of(tmp_path, generators={"g": SMALL | {"processes": processes}}, datasets=["phantom-oct"])
+    for processes in (1, 2):  # of thirteen images seven and six, in micro-batches of three
+        own = SMALL | {"processes": processes, "batch": 13, "micro_batch": 3}
+        cells = cells_of(tmp_path, generators={"g": own}, datasets=["phantom-oct"])
         store = finish(cells, tmp_path / "home", "train")
         folder = store.folder(of(cells, "train")[0])
         losses[processes] = json.loads((folder / "loss.json").read_text())["loss"]

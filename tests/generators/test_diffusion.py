@@ -1,8 +1,11 @@
 """The generator: a plain diffusers folder, trained alike after a kill, sampled alike in any batch."""
 
 import json
+import signal
+import time
 import weakref
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +123,24 @@ def test_killed_training_ends_in_the_same_weights(tmp_path: Path, monkeypatch: p
     resumed = pipeline(9)  # what it starts from does not matter: the state is in the checkpoint
     again = fit(resumed, 6, tmp_path, seconds=0)
     assert again == losses
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def train_in(folder: Path) -> None:
+    fit(pipeline(), 80, folder, seconds=0)
+
+
+def test_sigkill_in_the_midst_of_training_changes_nothing(tmp_path: Path) -> None:
+    worker = get_context("spawn").Process(target=train_in, args=(tmp_path,))
+    worker.start()
+    while worker.is_alive() and not (tmp_path / "state.pt").exists():
+        time.sleep(0.005)
+    worker.kill()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL, "it was killed too late to prove anything"
+    whole, resumed = pipeline(), pipeline()
+    losses = fit(whole, 80)
+    assert fit(resumed, 80, tmp_path, seconds=1e9) == losses
     assert torch.equal(weights(whole), weights(resumed))
 
 
