@@ -84,7 +84,7 @@ class Reporter:
         generators = replicates(resolved)
         claims = contrasts(cells, load, resolved)
         pooled = [*pooled_rows(cells, load, generators), *multiplier_rows(cells, load, generators)]
-        pooled += [*dose_rows(cells, load, pooled, generators), *opinion_rows(cells, self.load, claims, generators)]
+        pooled += [*dose_rows(cells, load, pooled, generators), *opinion_rows(cells, load, claims, generators)]
         others = own["stage"].isin(["synthesize", "train", "fidelity", "audit", "membership"])
         others |= own["metric"].str.startswith("classifier_membership")
         alike = pool_seeds(own[others | own["group"].str.contains("=", regex=False)])

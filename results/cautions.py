@@ -204,6 +204,8 @@ def _elsewhere(results: Results) -> list[str]:
     begun += [
         f"{name} ({each['start']})" for name, each in given.items() if isinstance(each, dict) and each.get("start")
     ]
+    ready = [each for each in study.get("backbones") or [] if isinstance(each, dict) and each.get("weights")]
+    begun += [f"the classifier {each['name']} ({each['weights']})" for each in ready]
     text = "on images that are not known here; exposures count only what was seen since"
     return [f"Begun elsewhere, {text}: {listed(begun)}."] if begun else []
 

@@ -119,17 +119,17 @@ def _weighted_auroc(truth: npt.NDArray[Any], scores: Floats, weights: Floats) ->
 
 
 def opinion_rows(
-    cells: pd.DataFrame, load: Load, claims: pd.DataFrame, generators: Mapping[str, int] | None = None
+    cells: pd.DataFrame, load: Load | Jackknives, claims: pd.DataFrame, generators: Mapping[str, int] | None = None
 ) -> list[Row]:
     """Per-seed AUROC rows -> `delong_p` a class and `mcnemar_p` of the first seed's pair; `sd_*`; `wilcoxon_p`.
 
     From ten seeds up the claimed contrasts also get `auroc_difference_bootstrap`. `versus_best_p`: of a paired
     difference from the best setting of the same data set, budget, backbone and variant, uncorrected.
     """
-    found, jackknives = settings(cells), Jackknives(load)
-    rows = [row for setting in found for row in _pair(setting, found, load)]
+    found, jackknives = settings(cells), load if isinstance(load, Jackknives) else Jackknives(load)
+    rows = [row for setting in found for row in _pair(setting, found, jackknives.load)]
     rows += [row for setting in found for row in _spread(setting, found, jackknives, generators)]
-    rows += [row for setting in found for row in _resampled(setting, found, load, claims, generators)]
+    rows += [row for setting in found for row in _resampled(setting, found, jackknives.load, claims, generators)]
     rows += _against_best(found, jackknives, generators)
     return rows + _over_sets(claims)
 

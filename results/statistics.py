@@ -166,13 +166,13 @@ class Jackknives:
     """Jackknives of cells, each computed once; load: digest -> labels, probabilities, groups, task."""
 
     def __init__(self, load: Callable[[str], Mapping[str, Any]]) -> None:
-        self._load = load
+        self.load = load
         self._seen: dict[str, dict[str, Jackknife]] = {}
 
     def __call__(self, cell: str, metric: str) -> Jackknife:
         """The jackknife of one cell; NaN where the task does not have the metric."""
         if cell not in self._seen:
-            kept = self._load(cell)
+            kept = self.load(cell)
             labels, scores = np.asarray(kept["labels"]), kept["probabilities"]
             self._seen[cell] = {
                 name: Jackknife(*jackknife(labels, scores, kept.get("groups"), name, str(kept["task"])), len(labels))

@@ -252,8 +252,9 @@ def test_other_exposures_are_told(results: Results, exposure: str, words: str) -
 
 def test_parts_that_were_begun_elsewhere_and_filters_are_warned_of(results: Results) -> None:
     study = {"name": "x", "autoencoder": "taesd", "generators": {"g": {"start": "hub/model"}}}
+    study |= {"backbones": [{"name": "resnet18", "weights": "hub"}, {"name": "resnet10t", "weights": None}]}
     told = cautions.warnings(dataclasses.replace(made(results, []), study=study))
-    assert any("the autoencoder (taesd) and g (hub/model)" in text for text in told)
+    assert any("the autoencoder (taesd), g (hub/model) and the classifier resnet18 (hub)" in text for text in told)
     for privacy, words in (([0.01], "Filtered: images near"), ([None, 0.01], "Filtered: in the variants")):
         study = {"name": "x", "generators": {"g": {}}, "sampling": {"privacy": privacy}}
         told = cautions.warnings(dataclasses.replace(made(results, []), study=study))
