@@ -83,8 +83,9 @@ def card_from(facts: dict[str, Any], file: Path) -> Card:
         card = Card.of({key: value for key, value in facts.items() if key != "phantom"})
     except (KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{file} is not a data card: {error}") from None
-    if not isinstance(card.classes, tuple) or not all(isinstance(name, str) for name in card.classes):
-        raise BadInput(f"{file} is not a data card: classes {card.classes!r} given; allowed: a list of names")
+    for key in ("classes", "captions", "image_types"):
+        if not isinstance(given := getattr(card, key), tuple) or not all(isinstance(name, str) for name in given):
+            raise BadInput(f"{file} is not a data card: {key} {given!r} given; allowed: a list of texts")
     if card.task not in TASKS:
         raise BadInput(f"card of {card.name}: task {card.task!r} given; allowed: {', '.join(TASKS)}")
     for key in ("captions", "image_types"):
@@ -113,20 +114,10 @@ def read_folder(folder: Path, size: int | None) -> Read:
 def read_csv(file: Path, size: int | None) -> Read:
     """`path,label` and optionally `patient,split,caption`; every further column is a subgroup. Paths are relative
     to the file."""
-    try:
-        with file.open(newline="") as stream:
-            reader = csv.DictReader(stream)
-            rows, columns = list(reader), list(reader.fieldnames or [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{file} is not a CSV: {error}") from None
-    for needed in ("path", "label"):
-        if needed not in columns:
-            raise BadInput(f"{file}: column {needed!r} is missing; it has {', '.join(map(str, columns)) or 'none'}")
+    rows: list[dict[str, Any]] = [*table_rows(file)]
     if not rows:
         raise BadInput(f"{file} names no image")
     for number, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise BadInput(f"{file}, line {number}: expected {len(columns)} fields")
         if row.get("split") and row["split"] not in ALIASES:
             raise BadInput(f"{file}, line {number}: split {row['split']!r} given; allowed: {', '.join(ALIASES)}")
         row["path"] = str(file.parent / row["path"])
@@ -134,15 +125,29 @@ def read_csv(file: Path, size: int | None) -> Read:
     return _from_rows(rows, file, size)
 
 
+def table_rows(file: Path) -> list[dict[str, str]]:
+    """The rows of a CSV that names images by path and label, each with all its columns. Raises BadInput, with the line
+    where there is one."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            rows, columns = list(reader), list(reader.fieldnames or [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{file} is not a folder, an npz or a CSV: {error}") from None
+    for needed in ("path", "label"):
+        if needed not in columns:
+            raise BadInput(f"{file}: column {needed!r} is missing; it has {', '.join(columns) or 'none'}")
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise BadInput(f"{file}, line {number}: expected {len(columns)} fields")
+    return rows
+
+
 def files_of(path: Path) -> list[Path]:
     """Every file whose bytes a data set at `path` (folder or CSV) consists of, in a fixed order."""
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
-    try:
-        with path.open(newline="") as stream:
-            named = [path.parent / row["path"] for row in csv.DictReader(stream) if row.get("path")]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path} is not a folder, an npz or a CSV: {error}") from None
+    named = [path.parent / row["path"] for row in table_rows(path)]
     card = [path.with_suffix(".json")] if path.with_suffix(".json").is_file() else []
     return [path, *card, *sorted({file for file in named if file.is_file()})]
 
@@ -171,20 +176,14 @@ def labelled_files(place: Path, labels: list[str]) -> dict[str, list[Path]]:
                 raise BadInput(f"{place}: classes {', '.join(both)} share the folder {name!r}; name them as they are")
         return {label: image_files(place / name) if name in present else [] for label, name in folders.items()}
     found: dict[str, list[Path]] = {label: [] for label in labels}
-    known: set[Path] = set()
-    with place.open(newline="", encoding="utf-8-sig") as stream:
-        for number, row in enumerate(csv.DictReader(stream), 2):
-            if "path" not in row or "label" not in row:
-                raise BadInput(f"{place}: columns {', '.join(map(str, row))} given; expected path,label")
-            if None in row or None in row.values():
-                raise BadInput(f"{place}, line {number}: expected {len(row.keys() - {None})} fields")
-            file = place.parent / row["path"]
-            if file in known or not file.is_file():
-                wrong = "is listed twice" if file in known else "does not exist"
-                raise BadInput(f"{place}, line {number}: {row['path']} {wrong}")
-            known.add(file)
-            if row["label"] in found:
-                found[row["label"]].append(file)
+    for number, row in enumerate(table_rows(place), 2):
+        file = place.parent / row["path"]
+        if row["label"] not in found:
+            continue
+        if file in found[row["label"]] or not file.is_file():
+            wrong = "does not exist" if not file.is_file() else "is listed twice"
+            raise BadInput(f"{place}, line {number}: {row['path']} {wrong}")
+        found[row["label"]].append(file)
     return found
 
 

@@ -152,12 +152,13 @@ def in_parts(
         except torch.OutOfMemoryError:
             if batch == 1:
                 raise
-            batch = -(-batch // 2)
-            torch.cuda.empty_cache()
-            print(f"out of memory: {what} goes on with {batch} images at once", file=sys.stderr)
+        else:
+            yield part, found
+            start = part.stop
             continue
-        yield part, found
-        start = part.stop
+        batch = -(-batch // 2)
+        torch.cuda.empty_cache()  # only here, when the error and its frames are gone
+        print(f"out of memory: {what} goes on with {batch} images at once", file=sys.stderr)
 
 
 @torch.no_grad()

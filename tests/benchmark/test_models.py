@@ -332,6 +332,7 @@ def test_folders_of_a_finished_set_bear_the_classes_names(tmp_path: Path) -> Non
         (["a/0.png,cat", "a/1.png"], "line 3: expected 2 fields"),
         (["a/0.png,cat", "a/0.png,cat"], r"line 3: a/0\.png is listed twice"),
         (["a/0.png,cat", "a/9.png,dog"], r"line 3: a/9\.png does not exist"),
+        (["a/0.png,cat,F"], r"line 2: expected 2 fields"),
     ],
 )
 def test_a_csv_of_a_finished_set_is_read_line_by_line(tmp_path: Path, rows: list[str], words: str) -> None:

@@ -79,7 +79,7 @@ def test_csv_with_patients_and_subgroups(tmp_path: Path) -> None:
         for label in ("cat", "dog")
         for i in range(20)
     ]
-    (tmp_path / "x.csv").write_text("\n".join(["path,label,patient,sex,caption", *rows]))
+    (tmp_path / "x.csv").write_text("\n".join(["path,label,patient,sex,caption", *rows]), encoding="utf-8-sig")
     data = datasets.load(str(tmp_path / "x.csv"))
     groups = [set(data.splits[name].groups or []) for name in datasets.SPLITS]
     assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
@@ -94,7 +94,7 @@ def test_csv_with_patients_and_subgroups(tmp_path: Path) -> None:
         assert (kept.groups, kept.columns, kept.captions) == (part.groups, part.columns, part.captions)
 
 
-@pytest.mark.parametrize("card", ["{", "[1]", '{"classes": 3}'])
+@pytest.mark.parametrize("card", ["{", "[1]", '{"classes": 3}', '{"captions": 3}', '{"image_types": [1, 2]}'])
 def test_a_broken_card_is_one_line_wherever_it_lies(tmp_path: Path, card: str) -> None:
     folder = class_folder(tmp_path / "mine", {"cat": 5, "dog": 5})
     (folder / "card.json").write_text(card)

@@ -23,6 +23,7 @@ from generators.latent_diffusion import (
     small_pipeline,
     token_ids,
     tokenizer,
+    with_scheduler,
 )
 from generators.teaching import learn_vocabulary
 from generators.training import Schedule, drawn_rows, learning_rate, sampling_weights, snr_weight, train
@@ -306,8 +307,19 @@ def test_every_scheduler_keeps_the_spread_of_what_the_model_knows(
     monkeypatch.setattr(model.unet, "forward", knows)
     monkeypatch.setattr("generators.latent_diffusion.decode", keep)
     sample(model, ["x"] * 4, [0, 1, 2, 3], size=64, steps=15, scheduler=name)
-    assert 0.8 < float(kept[0].std()) / spread < 1.1
-    assert type(model.scheduler).__name__ == "DPMSolverMultistepScheduler", "the caller's pipeline stays as it was"
+    found = float(kept[0].std()) / spread
+    assert 0.8 < found < 1.1
+    own = "DPMSolverMultistepScheduler"
+    assert type(model.scheduler).__name__ == model.config["scheduler"][1] == own, "the caller's pipeline stays"
+
+    # DDIM is Euler's method for the same equation, where it steps to the times that it is then told.
+    if name == "DDIMScheduler":
+        sample(model, ["x"] * 4, [0, 1, 2, 3], size=64, steps=15, scheduler="EulerDiscreteScheduler")
+        assert found == pytest.approx(float(kept[1].std()) / spread, rel=0.01)
+    if name in ("DDIMScheduler", "PNDMScheduler"):
+        times = with_scheduler(model, name).scheduler
+        times.set_timesteps(15)
+        assert set(np.diff(times.timesteps.numpy()).tolist()) <= {0, -(1000 // 15)}, "the step that both take"
 
 
 def test_saved_folder_is_safe_and_draws_the_same(tmp_path: Path) -> None:
