@@ -23,13 +23,14 @@ def list_sets() -> None:
     from benchmark.cache import BadInput
 
     root = os.environ.get("AUGURY_DATA")
-    local = sorted(file.parent.name for file in Path(root).glob("*/*.npz")) if root else []
+    local = sorted(file.stem for file in Path(root).glob("*/*.npz") if file.stem == file.parent.name) if root else []
     for name in [*local, *datasets.PHANTOMS, *(name for name in datasets.MEDMNIST if name not in local)]:
         try:
             path = datasets.locate(name)
             where, kind = ("drawn" if path is None else str(path)), datasets.identity(name)["image_type"]
-        except BadInput:
-            where, kind = f"not here: augury data download {name}", datasets.MEDMNIST[name][0]
+        except BadInput as error:
+            where, kind = f"not here: augury data download {name}", datasets.MEDMNIST.get(name, ("",))[0]
+            where = where if kind else str(error)
         typer.echo(f"{name:24} {kind:18} {where}")
 
 
@@ -57,7 +58,7 @@ def show(name: Name, picture: Annotated[Path, typer.Option(help="Where to write 
 @data.command()
 def check(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="One set or several.")]) -> None:
     """Look for leaks, duplicates, pictures that sets share; exit code 1 where one would stop a study. Example:
-    augury data check busi breastmnist"""
+    augury data check phantom-oct phantom-ct"""
     from benchmark import datasets
     from benchmark.splits import leakage, shared_images
 
@@ -164,6 +165,8 @@ def _draw(loaded: Any, file: Path) -> None:
     import numpy as np
     from PIL import Image
 
+    from benchmark.cache import BadInput
+
     part = loaded.splits["train"]
     rows = []
     for k in range(len(loaded.card.classes)):
@@ -171,7 +174,59 @@ def _draw(loaded: Any, file: Path) -> None:
         images = part.images[np.flatnonzero(has)[:8]]
         blank = np.full((8 - len(images), *part.images.shape[1:]), 255, np.uint8)
         rows.append(np.concatenate([*images, *blank], axis=1))
-    Image.fromarray(np.concatenate(rows)).save(file)
+    try:
+        Image.fromarray(np.concatenate(rows)).save(file)
+    except ValueError:  # Pillow's, for a suffix that it does not know
+        raise BadInput(f"--picture {file} given; allowed: a file name that ends in .png or .jpg") from None
+
+
+readers = typer.Typer(help="A blinded study with physicians: export the page, score their answers.")
+
+
+@readers.command("export")
+def reader_export(
+    study: commands.StudyArg,
+    out: Annotated[Path, typer.Option(help="The HTML file for readers; the key is written beside it.")],
+    real: Annotated[int, typer.Option(min=1, help="Real pictures, of the test set.")] = 50,
+    synthetic: Annotated[int, typer.Option(min=1, help="Synthetic pictures.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Which pictures are chosen; their order is random each time.")] = 0,
+    set_: commands.SetOption = None,
+    home: commands.HomeOption = None,
+    name: commands.NameOption = None,
+) -> None:
+    """Write one offline page for readers, and its key. Example: augury reader-study export quick --out study.html"""
+    from benchmark.exporting import reader_page
+
+    loaded, store, cells = commands.load(study, set_, home, name, ran=True)
+    key, sets = reader_page(loaded, cells, store, real, synthetic, seed, out)
+    typer.echo(
+        f"{out}: {real} real and {synthetic} synthetic pictures of {sets} data sets; keep {key} from the readers"
+    )
+
+
+@readers.command("score")
+def reader_score(
+    study: commands.StudyArg,
+    answers: Annotated[list[Path], typer.Argument(help="The files that readers saved.")],
+    key: Annotated[Path, typer.Option(help="The key that export wrote.")],
+    set_: commands.SetOption = None,
+    home: commands.HomeOption = None,
+    name: commands.NameOption = None,
+) -> None:
+    """Put the readers' answers into the report. Example: augury reader-study score quick a.json b.json --key k.json"""
+    from benchmark.exporting import keep_answers
+    from benchmark.reporting import Reporter
+    from benchmark.running import claim_name
+
+    loaded, store, cells = commands.load(study, set_, home, name, ran=True)
+    folder = store.home / loaded.name
+    claim_name(folder, loaded)
+    keep_answers(loaded.name, folder, key, answers)
+    reporter = Reporter(loaded, store, cells)
+    reporter.write()
+    for row in (row for row in reporter.reader_rows() if not row["dataset"]):
+        typer.echo(f"{row['metric']} {row['group']}: {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})")
+    typer.echo(f"report: {folder / 'report' / 'index.html'}")
 
 
 app = typer.Typer(
@@ -183,7 +238,7 @@ app = typer.Typer(
     help="Does synthetic data help? A benchmark suite for medical images.\n\nFirst: augury run quick",
 )
 app.add_typer(data, name="data")
-app.add_typer(commands.readers, name="reader-study")
+app.add_typer(readers, name="reader-study")
 for command in commands.COMMANDS:
     app.command()(command)
 

@@ -32,15 +32,21 @@ def run(
     workers: WorkersOption = None,
     only: Annotated[str | None, typer.Option(help="Run only this stage and what it needs, without a report.")] = None,
 ) -> None:
-    """Run a study from data to report, resumed from what is there. Example: augury run quick --set seeds=3"""
+    """Run a study from data to report, resumed from what is there. Example: augury run quick"""
+    from benchmark.cache import BadInput
+
+    if name is not None and len(studies) > 1:
+        raise BadInput(f"--name {name!r} given for {len(studies)} studies; allowed: with one")
     worst = 0
+    for source in studies:  # a wrong one is told before hours of the first are spent
+        _check_backbones(_study(source, set_, home, name)[0])
     for source in studies:
         worst = max(worst, _run(source, set_, home, name, backend, workers, only))
     raise typer.Exit(worst)
 
 
 def plan(study: StudyArg, set_: SetOption = None, home: HomeOption = None, name: NameOption = None) -> None:
-    """Print a study's cells, how many are done, and an estimate of the time. Example: augury plan real-small"""
+    """Print a study's cells, how many are done, and an estimate of the time. Example: augury plan experiment-3"""
     from benchmark.plan import dry_plan
     from benchmark.running import estimate
 
@@ -81,12 +87,12 @@ def synthesize(
 
     texts = read_prompts(prompt or [], prompts, out)
     if texts:
-        loaded, store, cells = _load(study, set_, home, name)
+        loaded, store, cells = load(study, set_, home, name)
         asked = prompted(loaded, cells, generator).inputs["train"]
     code = _run(study, set_, home, name, None, None, "train" if texts else "synthesize", asked if texts else None)
     if texts and not code:
         draw_prompts(loaded, cells, store, texts, seed, out, generator)
-        typer.echo(f"{len(texts)} images in {out}")
+        typer.echo(f"{len(texts)} images in {out}, drawn by {asked.name}")
     raise typer.Exit(code)
 
 
@@ -127,12 +133,18 @@ def audit(
 
 def report(study: StudyArg, set_: SetOption = None, home: HomeOption = None, name: NameOption = None) -> None:
     """Redraw tables, figures and report from finished cells. Example: augury report quick"""
+    from benchmark.cache import BadInput
     from benchmark.reporting import write_report
     from benchmark.running import claim_name
 
-    loaded, store, cells = _load(study, set_, home, name, ran=True)
+    loaded, store, cells = load(study, set_, home, name, ran=True)
     claim_name(store.home / loaded.name, loaded)
-    raise typer.Exit(1 if write_report(loaded, store, cells) else 0)
+    if not any(store.record(cell) for cell in cells):
+        raise BadInput(f"report: {store.home} has no finished cell of {loaded.name}, as it and its data are now")
+    missing = write_report(loaded, store, cells)
+    told = f"; {missing} of {len(cells)} cells are not finished" if missing else ""
+    typer.echo(f"report: {store.home / loaded.name / 'report' / 'index.html'}{told}")
+    raise typer.Exit(1 if missing else 0)
 
 
 def figure(
@@ -146,7 +158,7 @@ def figure(
     from benchmark.reporting import redraw
     from benchmark.running import claim_name
 
-    loaded, store, cells = _load(study, set_, home, name, ran=True)
+    loaded, store, cells = load(study, set_, home, name, ran=True)
     claim_name(store.home / loaded.name, loaded)
     typer.echo(f"{redraw(figure_name, loaded, store, cells) / figure_name}.{{pdf,png,svg}}")
 
@@ -166,11 +178,11 @@ def compare(
     from benchmark.cache import BadInput
     from results.claims import comparison, matched
 
-    one, two = _results(a, home), _results(b, home)
     if wrong := [each for each in generators or [] if each.count("=") != 1]:
         raise BadInput(f"--generators {wrong[0]!r} given; allowed: A=B, a generator of each run")
-    named = dict(each.split("=") for each in generators) if generators else matched(one, two)
     try:
+        one, two = _results(a, home), _results(b, home)
+        named = dict(each.split("=") for each in generators) if generators else matched(one, two)
         table, told, lost = comparison(one, two, metric, tolerance, named)
     except ValueError as error:
         raise BadInput(f"compare: {error}") from None
@@ -190,7 +202,7 @@ def export(
     """Write a study's synthetic sets and generators with their cards. Example: augury export quick out"""
     from benchmark.exporting import export_sets
 
-    _, store, cells = _load(study, set_, home, name, ran=True)
+    _, store, cells = load(study, set_, home, name, ran=True)
     for line in export_sets(cells, store, folder):
         typer.echo(line)
 
@@ -199,67 +211,18 @@ def status(study: StudyArg, set_: SetOption = None, home: HomeOption = None, nam
     """Print how far a study is, and why cells failed. Example: augury status quick"""
     from benchmark.running import progress_lines
 
-    _, store, cells = _load(study, set_, home, name, ran=True)
+    _, store, cells = load(study, set_, home, name, ran=True)
     for line in progress_lines(cells, store):
         typer.echo(line)
 
 
 def verify(study: StudyArg, set_: SetOption = None, home: HomeOption = None, name: NameOption = None) -> None:
     """Re-hash every finished artefact of a study. Example: augury verify quick"""
-    _, store, cells = _load(study, set_, home, name, ran=True)
+    _, store, cells = load(study, set_, home, name, ran=True)
     finished = [cell for cell in cells if store.record(cell)]
     for cell in finished:
         store.verify(cell)
     typer.echo(f"{len(finished)} finished cells match their records; {len(cells) - len(finished)} are not finished")
-
-
-readers = typer.Typer(help="A blinded study with physicians: export the page, score their answers.")
-
-
-@readers.command("export")
-def reader_export(
-    study: StudyArg,
-    out: Annotated[Path, typer.Option(help="The HTML file for readers; the key is written beside it.")],
-    real: Annotated[int, typer.Option(min=1, help="Real pictures, of the test set.")] = 50,
-    synthetic: Annotated[int, typer.Option(min=1, help="Synthetic pictures.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Which pictures are chosen; their order is random each time.")] = 0,
-    set_: SetOption = None,
-    home: HomeOption = None,
-    name: NameOption = None,
-) -> None:
-    """Write one offline page for readers, and its key. Example: augury reader-study export quick --out study.html"""
-    from benchmark.exporting import reader_page
-
-    loaded, store, cells = _load(study, set_, home, name, ran=True)
-    key, sets = reader_page(loaded, cells, store, real, synthetic, seed, out)
-    typer.echo(
-        f"{out}: {real} real and {synthetic} synthetic pictures of {sets} data sets; keep {key} from the readers"
-    )
-
-
-@readers.command("score")
-def reader_score(
-    study: StudyArg,
-    answers: Annotated[list[Path], typer.Argument(help="The files that readers saved.")],
-    key: Annotated[Path, typer.Option(help="The key that export wrote.")],
-    set_: SetOption = None,
-    home: HomeOption = None,
-    name: NameOption = None,
-) -> None:
-    """Put the readers' answers into the report. Example: augury reader-study score quick a.json b.json --key k.json"""
-    from benchmark.exporting import keep_answers
-    from benchmark.reporting import Reporter
-    from benchmark.running import claim_name
-
-    loaded, store, cells = _load(study, set_, home, name, ran=True)
-    folder = store.home / loaded.name
-    claim_name(folder, loaded)
-    keep_answers(loaded.name, folder, key, answers)
-    reporter = Reporter(loaded, store, cells)
-    reporter.write()
-    for row in (row for row in reporter.reader_rows() if not row["dataset"]):
-        typer.echo(f"{row['metric']} {row['group']}: {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})")
-    typer.echo(f"report: {folder / 'report' / 'index.html'}")
 
 
 COMMANDS = (
@@ -280,7 +243,7 @@ def _results(run: str, home: Path | None) -> "pd.DataFrame":
     raise BadInput(f"run {run!r} given; neither {Path(run)} nor {root / run} holds results.parquet or results.csv")
 
 
-def _load(
+def load(
     source: str, overrides: list[str] | None, home: Path | None, name: str | None, *, ran: bool = False
 ) -> "tuple[Study, Store, list[Cell]]":
     from benchmark.plan import plan as make_plan
@@ -320,7 +283,7 @@ def _run(
         raise BadInput(f"--backend {backend!r} given; allowed: {', '.join(BACKENDS)}")
     if only is not None and only not in ORDER:
         raise BadInput(f"--only {only!r} given; allowed: {', '.join(ORDER)}")
-    study, store, cells = _load(source, overrides, home, name)
+    study, store, cells = load(source, overrides, home, name)
     _check_backbones(study)
     folder = store.home / study.name
     claim_name(folder, study)

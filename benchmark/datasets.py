@@ -232,8 +232,6 @@ def _check(card: Card, splits: dict[str, Split]) -> None:
         if name not in splits or len(splits[name].images) == 0:
             raise BadInput(f"data set {card.name}: no {name} images")
         split = splits[name]
-        if split.labels.ndim == 2 and card.task != "multilabel":
-            raise BadInput(f"data set {card.name}: labels of shape {split.labels.shape} need task: multilabel")
         if split.labels.ndim == 1 and (split.labels.min() < 0 or split.labels.max() >= len(card.classes)):
             low, high = split.labels.min(), split.labels.max()
             raise BadInput(
@@ -270,7 +268,9 @@ def identity(reference: str) -> dict[str, str]:
 
 DETAILS = ("label", "type", "full")
 NOTHING = "no finding"
-NEGATIVE = re.compile(r"normal\b.*|healthy\b.*|negative|none|no[ _].*|notumou?r")  # what a class of nothing is called
+NEGATIVE = re.compile(
+    r"normal\b(?![ -](pressure|tension)).*|healthy\b.*|negative|none|no[ _].*|notumou?r"
+)  # what a class of nothing is called
 SPELLED = 4  # other classes at most that a class without a finding names as absent
 # {label} = the class, {type} = the image type, {full} = a sentence with anatomy and finding. The first of each is the
 # one that sets are drawn with, the last is never trained on: it asks whether the text is understood or learnt by heart.

@@ -23,8 +23,8 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-# What a recipe sets where the study is silent. stable-diffusion: MediSyn's values (arXiv 2405.09806); ours where it is
-# silent are warm-up, EMA and caption dropout.
+# What a recipe sets where the study is silent. stable-diffusion: MediSyn's epochs, learning rate, precision and start
+# (arXiv 2405.09806); warm-up, EMA, balance and micro-batch are ours, and so is what a Generator's defaults give it.
 RECIPES: dict[str, dict[str, Any]] = {
     "small": {"images_seen": 40_000, "learning_rate": 1e-3, "warmup": 30, "ema_decay": 0.995, "balance": 0.5},
     "stable-diffusion": {
@@ -54,7 +54,7 @@ class Generator(Frozen):
     decoder_images_seen: Annotated[int, Field(ge=0)] | None = None  # of its decoder's tuning; None = the study's
     transfer_images_seen: Count = 12_800  # images, of fine-tuning under exposure transfer
     batch: Count = 128  # images a step
-    micro_batch: Count | None = None  # images in memory at once; None = the batch
+    micro_batch: Count | None = None  # images in memory at once; None, given by hand or by the recipe = the batch
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3  # per step
     warmup: Annotated[int, Field(ge=0)] = 30  # steps; a tenth of all at most
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
@@ -99,7 +99,7 @@ class Generator(Frozen):
             known.pop("images_seen", None)
         if data.get("images_seen") is not None:
             known.pop("epochs", None)
-        return known | {key: value for key, value in data.items() if value is not None or key not in known}
+        return data | known | {key: value for key, value in data.items() if value is not None or key == "micro_batch"}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Generator":

@@ -283,7 +283,7 @@ class Reporter:
         for cell in self.of(stage):
             if (stage == "audit" or "train" in cell.inputs) and not cell.about.get("variant"):
                 key = (cell.about["dataset"], cell.about["generator"])
-                found[key] = min(found.get(key, cell), cell, key=_fullest_first)
+                found[key] = min(found.get(key, cell), cell, key=synthesize.fullest_first)
         return list(found.values())
 
     def calibration(self) -> Iterator[Record]:
@@ -333,10 +333,6 @@ class Reporter:
                     "threshold": float(arrays["threshold"][0]),
                     "planted": {key.removeprefix("planted_"): values for key, values in planted.items()},
                 }  # fmt: skip
-
-
-def _fullest_first(cell: Cell) -> tuple[bool, int, float]:
-    return cell.about["exposure"] in ("budget", "transfer"), cell.about["seed"], -(cell.about.get("budget") or 0.0)
 
 
 def _about(cell: Cell) -> Record:

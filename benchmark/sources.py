@@ -45,7 +45,7 @@ def read_npz(file: Path, size: int | None, card: Card | None = None) -> Read:
     splits = {}
     for short, name in (("train", "train"), ("val", "validation"), ("test", "test")):
         images = _stack(arrays[f"{short}_images"], size, file)
-        labels = _labels(arrays[f"{short}_labels"], card.task)
+        labels = _labels(arrays[f"{short}_labels"], card, file)
         texts = {key.removeprefix(f"{short}_"): values for key, values in arrays.items()
                  if key.startswith((f"{short}_groups", f"{short}_captions", f"{short}_column_"))}  # fmt: skip
         for key, values in ({"labels": labels} | texts).items():
@@ -140,6 +140,8 @@ def table_rows(file: Path) -> list[dict[str, str]]:
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise BadInput(f"{file}, line {number}: expected {len(columns)} fields")
+        if not row["path"].strip() or not row["label"].strip():
+            raise BadInput(f"{file}, line {number}: a blank path or label; allowed: a text each")
     return rows
 
 
@@ -282,10 +284,14 @@ def _stack(images: NDArray[Any], size: int | None, file: Path) -> NDArray[np.uin
     return np.stack([resize(image, size) for image in images])
 
 
-def _labels(labels: NDArray[Any], task: str) -> NDArray[Any]:
-    if task == "multilabel":
-        return labels.astype(np.uint8)
-    return (labels[:, 0] if labels.ndim == 2 else labels).astype(np.int64)
+def _labels(labels: NDArray[Any], card: Card, file: Path) -> NDArray[Any]:
+    """int64 [N], or of a multi-label set uint8 [N, K]; an array that the card does not fit is never cut to fit it."""
+    shape, many = labels.shape[1:], card.task == "multilabel"
+    wanted = f"0 or 1, [N, {len(card.classes)}]" if many else "a class number each, [N] or [N, 1]"
+    fits = shape == (len(card.classes),) and np.isin(labels, (0, 1)).all() if many else shape in ((), (1,))
+    if labels.dtype.kind not in "iub" or not fits:
+        raise BadInput(f"{file}: labels are {labels.dtype} {labels.shape}; allowed with task {card.task}: {wanted}")
+    return labels.astype(np.uint8) if many else labels.reshape(-1).astype(np.int64)
 
 
 def _from_rows(rows: list[dict[str, Any]], source: Path, size: int | None) -> Read:
@@ -294,12 +300,17 @@ def _from_rows(rows: list[dict[str, Any]], source: Path, size: int | None) -> Re
     classes = sorted({row["label"] for row in rows})
     facts = {"name": source.stem, "image_type": "Clinical image", "classes": classes} | card_facts(card_file)
     card = card_from(facts, card_file)
+    if card.task == "multilabel" or (card.task == "ordinal" and "classes" not in card_facts(card_file)):
+        needs = "the grades in their order as classes" if card.task == "ordinal" else "an npz, with labels [N, K]"
+        raise BadInput(f"{card_file}: task {card.task!r} given; it needs {needs}")
     unknown = set(classes) - set(card.classes)
     if unknown:
         raise BadInput(f"{source}: label {sorted(unknown)[0]!r} is not a class of its card")
     if all(Path(row["path"]).suffix.lower() in DICOM for row in rows) and "patient" not in rows[0]:
         _number_patients(rows)
-    if not all(row["split"] for row in rows):
+    if blank := [number for number, row in enumerate(rows, 2) if not row["split"]]:
+        if len(blank) < len(rows):
+            raise BadInput(f"{source}, line {blank[0]}: no split given; allowed: one on every line, or on none")
         _draw_splits(rows)
     side = size
     if side is None:

@@ -145,7 +145,8 @@ class Study(Frozen):
     external: dict[str, str] = {}  # data set -> another site's images of the same classes, to be tested on as well
     corruptions: list[Literal["blur", "contrast", "jpeg", "noise"]] = []  # of the test images, as further tests
     attack: bool = False  # keep their probabilities for the coin's patients and attack them too
-    claims: list[Claim] | None = None  # None = augmented against real, and real_double where run, at the lowest budget
+    claims: list[Claim] | None = None  # None = augmented (or the main arm that is run) against real, and real_double
+    # where run, at the lowest budget
     margin: Annotated[float, Field(gt=0, lt=0.5)] = 0.01  # AUROC, of equivalence
     backbones: Annotated[list[Backbone], Field(min_length=1)] = [Backbone(name="resnet18")]
     classifier: Classifier = Classifier()
@@ -179,6 +180,9 @@ class Study(Frozen):
         top = {key: data[key] for key in keys}
         rest = {key: value for key, value in data.items() if key not in keys}
         blocks = rest.get("grid") or [{}]
+        for key in keys:
+            if all(isinstance(block, dict) and key in block for block in blocks):
+                raise ValueError(f"{key} given at the top, where it has no effect; every block of the grid has its own")
         return rest | {"grid": [top | block if isinstance(block, dict) else block for block in blocks]}
 
     @model_validator(mode="after")
@@ -201,6 +205,19 @@ class Study(Frozen):
         filters = [*self.sampling.filter, *self.sampling.privacy]
         if any(each.dp_epsilon for each in self.generators.values()) and any(filters):
             raise ValueError("sampling: a filter looks at private images, which a generator with dp_epsilon must not")
+        for each in self.claims or []:
+            if not any(each.arm in block.arms and each.budget in block.budgets for block in self.grid):
+                raise ValueError(f"claims: {each.arm} at budget {each.budget:g} given, which the grid does not run")
+        if absent := set(self.placebo_budgets or ()) - set(self.budgets):
+            raise ValueError(
+                f"placebo_budgets: {min(absent):g} given; allowed: {', '.join(map('{:g}'.format, self.budgets))}"
+            )
+        for steps in self.sampling.steps if self.sampling.scheduler != Sampling().scheduler else []:
+            first = 1000 // steps * (steps - 1) + 1  # of diffusers' `leading` times, from which these schedulers step
+            if first > 999 or (steps >= 10 and first < 900):
+                name = self.sampling.scheduler
+                raise ValueError(f"sampling.steps: {steps} given, with which {name} does not begin at noise; allowed "
+                                 "with it: such as 10, 15, 20, 25, 50")  # fmt: skip
         for name in self.generators:
             if name in BASELINES or name in ("real", "round_trip"):
                 raise ValueError(f"generator name {name!r} is taken by a control")
@@ -310,6 +327,8 @@ def _beside(place: str | None, file: Path) -> str | None:
 
 
 def _relative(reference: str, file: Path) -> str:
-    """A data path in a study file is relative to the file; names stay as they are."""
-    is_path = reference.endswith((".csv", ".npz")) or "/" in reference or os.sep in reference
-    return str((file.parent / reference).resolve()) if is_path else reference
+    """A data path is relative to the study file, else to where the command is given; names stay as they are."""
+    if not (reference.endswith((".csv", ".npz")) or "/" in reference or os.sep in reference):
+        return reference
+    beside = file.parent / reference
+    return str((beside if beside.exists() or not Path(reference).exists() else Path(reference)).resolve())

@@ -34,15 +34,17 @@ def device() -> str:
 
 def spoken(what: str, total: int, every: float = 60.0) -> Callable[..., None]:
     """A callback (done, ...) that tells on stderr, once a minute, how far a long cell is, how fast, how long yet."""
-    start = last = time.monotonic()
+    last, began = time.monotonic(), list[tuple[int, float]]()  # a resumed cell begins with what was done before
 
     def tell(done: int, *rest: float) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last < every:
+        began.append((done, now)) if not began else None
+        (before, start), spent = began[0], now - last
+        if spent < every or done == before:
             return
         last = now
-        rate = done / (now - start)
+        rate = (done - before) / (now - start)
         left = max(0, total - done) / rate / 60
         print(f"{what}: {done:,} of {total:,} images, {rate:.0f}/s, {left:.0f} min left", file=sys.stderr, flush=True)
 

@@ -272,12 +272,18 @@ def draw_prompts(
 
 
 def prompted(study: Study, cells: list[Cell], generator: str | None) -> Cell:
-    """The first set of the study's first generator, or of the one named, as the study is written."""
+    """The set whose generator draws: of the one named or the study's first, of the fullest exposure, as written."""
     drawn = [cell for cell in cells if cell.stage == "synthesize" and "train" in cell.inputs]
+    drawn = [cell for cell in drawn if not cell.config.get("unconditional")]  # it knows no text
     names = [name for name in study.generators if any(cell.about.get("generator") == name for cell in drawn)]
     if not names:
-        raise BadInput("synthesize: the study has no generator")
+        raise BadInput("synthesize: the study has no generator that reads text")
     if generator is not None and generator not in names:
         raise BadInput(f"--generator {generator!r} given; allowed: {', '.join(names)}")
     mine = [cell for cell in drawn if cell.about.get("generator") == (generator or names[0])]
-    return min(mine, key=lambda cell: bool(cell.about.get("variant")))
+    return min(mine, key=lambda cell: (bool(cell.about.get("variant")), *fullest_first(cell)))
+
+
+def fullest_first(cell: Cell) -> tuple[bool, int, float]:
+    """Order of cells by what their generator saw: all there is before less, then the first seed, the largest budget."""
+    return cell.about["exposure"] in ("budget", "transfer"), cell.about["seed"], -(cell.about.get("budget") or 0.0)

@@ -133,7 +133,7 @@ def seen(config: Record, inputs: dict[str, Path]) -> Seen:
 def run_train(config: Record, inputs: dict[str, Path], folder: Path) -> Record | None:
     """Writes pipeline/ (a diffusers folder) and loss.json; checkpoint/ keeps the state while it runs.
 
-    Where several processes trained, their peak memory, which this one cannot know.
+    Returns the peak memory of several processes, which this one cannot know; None where it trained itself.
     """
     if config.get("processes", 1) > 1 and not torch_group():
         return _launch(config, inputs, folder)
@@ -184,15 +184,12 @@ def _fit(
     dropout = 0.0 if config["unconditional"] else config["caption_dropout"]
     schedule = Schedule(images_seen=count, caption_dropout=dropout, **{name: config[name] for name in names})
     done = {"images": len(texts), "images_seen": schedule.steps * schedule.batch, "sets": sorted(set(sets))}
-    given: Record = {"checkpoint": folder / "checkpoint", "report": spoken("generator", count)}
+    given: Record = {"checkpoint": folder / "checkpoint"}
+    given |= {"report": spoken("generator", count)} if int(os.environ.get("RANK", 0)) == 0 else {}
     if config.get("dp_epsilon"):
         privacy = Privacy(config["dp_epsilon"], config["dp_delta"], config["dp_clip"])
         losses, spent = train_privately(pipeline, latents, texts, schedule, privacy, **given)
-        return losses, {
-            "images": len(texts),
-            "images_seen": schedule.steps * schedule.batch,
-            "sets": sorted(set(sets)),
-        } | spent
+        return losses, done | spent
     if config["lora_rank"]:
         add_lora(pipeline, config["lora_rank"])
     losses = train(pipeline, latents, texts, sampling_weights(sets, config["balance"]), schedule,

@@ -22,6 +22,13 @@ def test_long_cells_speak_once_a_minute(monkeypatch: pytest.MonkeyPatch, capsys:
         "generator: 900 of 1,000 images, 5/s, 0 min left",
     ]
 
+    # A resumed cell: what was done before the kill took none of this process's time.
+    tell = stages.spoken("generator", 100_000)
+    for done in range(40_000, 40_301, 100):
+        now[0] += 20
+        tell(done)
+    assert capsys.readouterr().err.splitlines() == ["generator: 40,200 of 100,000 images, 5/s, 199 min left"]
+
 
 def test_a_meter_counts_what_a_killed_try_spent(tmp_path: Path) -> None:
     (tmp_path / "checkpoint").mkdir()

@@ -1,10 +1,13 @@
 """Differential privacy: weights move, noise follows the accountant, runs repeat, killed ones go on."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from generators import training
 from generators.autoencoders import SHIPPED, load_autoencoder
 from generators.latent_diffusion import small_pipeline
 from generators.training import Privacy, Schedule, _private_step, train_privately
@@ -16,12 +19,12 @@ SCHEDULE = Schedule(images_seen=16 * 6, batch=16, micro_batch=8, warmup=1, ema_d
 
 
 def trained(
-    privacy: Privacy, schedule: Schedule = SCHEDULE, checkpoint: Path | None = None
+    privacy: Privacy, schedule: Schedule = SCHEDULE, checkpoint: Path | None = None, secret: int = 7
 ) -> tuple[torch.Tensor, dict]:
     pipeline = small_pipeline(load_autoencoder(SHIPPED), 32, (32, 32), 32, 0)
     text = {key: value.clone() for key, value in pipeline.text_encoder.state_dict().items()}
     start = torch.cat([value.flatten() for value in pipeline.unet.state_dict().values()])
-    _, spent = train_privately(pipeline, LATENTS, CAPTIONS, schedule, privacy, secret=7, checkpoint=checkpoint)
+    _, spent = train_privately(pipeline, LATENTS, CAPTIONS, schedule, privacy, secret=secret, checkpoint=checkpoint)
     assert all(torch.equal(text[key], value) for key, value in pipeline.text_encoder.state_dict().items())
     return torch.cat([value.flatten() for value in pipeline.unet.state_dict().values()]) - start, spent
 
@@ -79,9 +82,38 @@ def test_one_image_changes_the_update_by_no_more_than_the_clip(clip: float) -> N
 
 
 def test_an_empty_batch_is_noise_alone() -> None:
-    few = Schedule(images_seen=6, batch=1, micro_batch=8, warmup=1)  # of 64 images: a third of the batches is empty
-    moved, _ = trained(Privacy(8.0, 1e-3), few)
-    assert torch.isfinite(moved).all() and moved.abs().max() > 0
+    few = Schedule(images_seen=6, batch=1, micro_batch=8, warmup=0, weight_decay=0.0, ema_decay=0.5)
+
+    def nobody(secret: int) -> bool:
+        return all((np.random.default_rng([secret, step]).random(64) >= 1 / 64).all() for step in range(6))
+
+    empty = next(secret for secret in range(100_000) if nobody(secret))
+    moved, _ = trained(Privacy(8.0, 1e-3), few, secret=empty)
+    assert torch.isfinite(moved).all() and (moved != 0).float().mean() > 0.99
+
+
+def test_noise_and_clip_are_those_that_are_accounted_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each image is drawn with the probability that the accountant was told."""
+    from opacus import optimizers
+
+    made, drawn = list[dict[str, float]](), list[int]()
+
+    class Recorded(optimizers.DPOptimizer):  # type: ignore[misc]
+        def __init__(self, inner: Any, **limits: Any) -> None:
+            made.append(limits)
+            super().__init__(inner, **limits)
+
+    def counted(unet: Any, scheduler: Any, optimiser: Any, given: tuple[Any, ...], micro: int) -> float:
+        drawn.append(len(given[0]))
+        return 0.0
+
+    monkeypatch.setattr(optimizers, "DPOptimizer", Recorded)
+    monkeypatch.setattr(training, "_private_step", counted)
+    _, spent = trained(Privacy(8.0, 1e-3, clip=0.25), Schedule(images_seen=16 * 100, batch=16, warmup=0))
+    (limits,) = made
+    assert limits["noise_multiplier"] == spent["noise_multiplier"] > 0
+    assert limits["max_grad_norm"] == 0.25 and limits["expected_batch_size"] == 16
+    assert np.mean(drawn) == pytest.approx(16, abs=1.5) and len(set(drawn)) > 5, "Poisson, not so many each"
 
 
 def test_without_a_given_secret_two_runs_differ(tmp_path: Path) -> None:
