@@ -87,36 +87,34 @@ def sweep(results: Results) -> Figure | None:
     kept = kept[~kept["variant"].str.contains("phrasing=")]  # other words, not another way to sample
     if not spaces or kept["variant"].nunique() < 3:
         return None
-    settings = results.study.get("sampling") or {}
-    first = {name: (settings.get(name) or [None])[0] for name in ("guidance", "steps")}
     wide = kept.pivot_table(index=["dataset", "variant"], columns="metric", values="value").reset_index()
     x, y = f"recall_{spaces[0]}", f"frechet_{spaces[0]}"
     if x not in wide or y not in wide:
         return None
+    settings = results.study.get("sampling") or {}
+    for key in ("guidance", "steps"):
+        wide[key] = _setting(wide["variant"], key, (settings.get(key) or [None])[0])
+    wide["other"] = wide["variant"].str.replace(r"(guidance|steps)=[0-9.]+;?", "", regex=True).str.strip(";")
     names = [name for name in results.names if name in set(wide["dataset"])]
     figure, axes = panels(len(names), 3, 3.2, 3.0)
     for axis, name in zip(axes, names, strict=True):
-        mine = wide[wide["dataset"] == name]
-        mine = mine.assign(**{key: _setting(mine["variant"], key, value) for key, value in first.items()})
-        for _, line in mine.sort_values("guidance").groupby("steps"):
-            axis.plot(line[x], line[y], color=LOOKS["augmented"].colour, lw=0.9, alpha=0.6)
-        pad = max(0.2 * float(mine[x].max() - mine[x].min()), 0.02)
-        axis.set_xlim(max(mine[x].min() - pad, -0.5 * pad), mine[x].max() + 2 * pad)
-        axis.margins(y=0.18)
+        for place, (steps, line) in enumerate(wide[wide["dataset"] == name].sort_values("guidance").groupby("steps")):
+            colour, marker = placed(place)
+            for other, part in line.groupby("other", sort=False):
+                axis.plot(part[x], part[y], color=colour, marker=marker, ms=4.5, lw=1.1, ls="--" if other else "-",
+                          label="" if other else f"{steps:g} steps")  # fmt: skip
+            for row in records(line):
+                told = ", ".join(filter(None, [f"{row['guidance']:g}", str(row["other"]).replace(";", ", ")]))
+                axis.annotate(told, (row[x], row[y]), xytext=((4, 4), (5, -11), (-10, 4))[place % 3], fontsize=8,
+                              color=colour, textcoords="offset points")  # fmt: skip
+        asked = wide[(wide["dataset"] == name) & (wide["variant"] == "")]
+        axis.plot(asked[x], asked[y], "o", ms=11, mfc="none", color=GREY, ls="none", label="as written")
+        axis.margins(0.14)
         axis.xaxis.set_major_locator(MaxNLocator(4))
-        labels: list[tuple[float, float]] = []
-        for row in mine.sort_values(y).to_dict("records"):
-            axis.plot([row[x]], [row[y]], "o" if row["variant"] else "s", color=LOOKS["augmented"].colour)
-            across, up = axis.transData.transform((row[x], row[y])) * 72 / figure.dpi  # points
-            higher = 4.0
-            while any(abs(across - a) < 70 and abs(up + higher - b) < 9 for a, b in labels):
-                higher += 5
-            labels.append((across, up + higher))
-            axis.annotate(row["variant"] or "as written", (row[x], row[y]), xytext=(5, higher), fontsize=7.5,
-                          textcoords="offset points")  # fmt: skip
-        axis.set_title(name)
-        axis.set_xlabel("recall (higher = more diverse)")
+        axis.set(title=name, xlabel="recall (higher = more diverse)")
     axes[0].set_ylabel("Fréchet distance (lower = closer)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
     return figure
 
 

@@ -131,8 +131,8 @@ HOW_TO_READ = {
         "is a bound: the curve of real data does not reach that score; an arrow at a bar's end: it may go on."
     ),
     "sweep": (
-        "Fréchet distance (down is closer) against recall (right is more diverse) for every setting of sampling tried; "
-        "lines join guidances at one number of steps; the square is the study as written."
+        "Fréchet distance (down is closer) against recall (right is more diverse) of every setting tried. Numbers "
+        "are guidance, lines join those of one number of steps (dashed: with a filter), the ring is as the study says."
     ),
     "reliability": (
         "Share of decisions that were right against the confidence in them, all seeds at the lowest budget and the "
