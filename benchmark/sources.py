@@ -5,6 +5,7 @@ A file that cannot be read is an error that names it; nothing is ever replaced b
 
 import csv
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from benchmark.datasets import TASKS, Card, Split
 DICOM = (".dcm", ".dicom")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", *DICOM)
 ALIASES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+TAKEN = ("path", "label", "split", "patient", "caption", "")  # columns that are no subgroup; "" is pandas' index
+MOST_GROUPS = 20  # values of a column beyond which it is a number or a name, not a subgroup
 Read = tuple[Card, dict[str, Split]]
 
 
@@ -33,10 +36,11 @@ def read_npz(file: Path, size: int | None, card: Card | None = None) -> Read:
         raise BadInput(f"{file}: {reason}") from None
     except Exception as error:  # zipfile, EOF and zlib errors: whatever makes the archive unreadable
         raise BadInput(f"{file} is not a readable npz: {error}") from None
-    for split in ("train", "val", "test"):
-        for part in ("images", "labels"):
-            if f"{split}_{part}" not in arrays:
-                raise BadInput(f"{file}: array {split}_{part} is missing; it has {', '.join(sorted(arrays)) or 'none'}")
+    for key in (f"{split}_{part}" for split in ("train", "val", "test") for part in ("images", "labels")):
+        if key not in arrays:
+            raise BadInput(f"{file}: array {key} is missing; it has {', '.join(sorted(arrays)) or 'none'}")
+        if key.endswith("labels") and (kind := arrays[key].dtype).kind not in "iub":
+            raise BadInput(f"{file}: {key} are {kind}; allowed: whole numbers")
     if card is None:
         given = [np.atleast_2d(arrays[f"{split}_labels"].T).T for split in ("train", "val", "test")]
         if len({part.shape[1] for part in given}) > 1:
@@ -112,8 +116,7 @@ def read_folder(folder: Path, size: int | None) -> Read:
 
 
 def read_csv(file: Path, size: int | None) -> Read:
-    """`path,label` and optionally `patient,split,caption`; every further column is a subgroup. Paths are relative
-    to the file."""
+    """`path,label`, perhaps `patient,split,caption`, further columns are subgroups; paths are relative to the file."""
     rows: list[dict[str, Any]] = [*table_rows(file)]
     if not rows:
         raise BadInput(f"{file} names no image")
@@ -275,10 +278,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _stack(images: NDArray[Any], size: int | None, file: Path) -> NDArray[np.uint8]:
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
         raise BadInput(f"{file}: images are {images.dtype} {images.shape}; expected uint8 [N, H, W] or [N, H, W, 3]")
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.shape[3] == 1:
-        images = np.repeat(images, 3, 3)
+    images = images[..., None] if images.ndim == 3 else images
+    images = np.repeat(images, 3, 3) if images.shape[3] == 1 else images
     if size is None or images.shape[1:3] == (size, size) or len(images) == 0:
         return images
     return np.stack([resize(image, size) for image in images])
@@ -289,8 +290,8 @@ def _labels(labels: NDArray[Any], card: Card, file: Path) -> NDArray[Any]:
     shape, many = labels.shape[1:], card.task == "multilabel"
     wanted = f"0 or 1, [N, {len(card.classes)}]" if many else "a class number each, [N] or [N, 1]"
     fits = shape == (len(card.classes),) and np.isin(labels, (0, 1)).all() if many else shape in ((), (1,))
-    if labels.dtype.kind not in "iub" or not fits:
-        raise BadInput(f"{file}: labels are {labels.dtype} {labels.shape}; allowed with task {card.task}: {wanted}")
+    if not fits:
+        raise BadInput(f"{file}: labels of shape {labels.shape} given; allowed with task {card.task}: {wanted}")
     return labels.astype(np.uint8) if many else labels.reshape(-1).astype(np.int64)
 
 
@@ -303,8 +304,7 @@ def _from_rows(rows: list[dict[str, Any]], source: Path, size: int | None) -> Re
     if card.task == "multilabel" or (card.task == "ordinal" and "classes" not in card_facts(card_file)):
         needs = "the grades in their order as classes" if card.task == "ordinal" else "an npz, with labels [N, K]"
         raise BadInput(f"{card_file}: task {card.task!r} given; it needs {needs}")
-    unknown = set(classes) - set(card.classes)
-    if unknown:
+    if unknown := set(classes) - set(card.classes):
         raise BadInput(f"{source}: label {sorted(unknown)[0]!r} is not a class of its card")
     if all(Path(row["path"]).suffix.lower() in DICOM for row in rows) and "patient" not in rows[0]:
         _number_patients(rows)
@@ -312,20 +312,20 @@ def _from_rows(rows: list[dict[str, Any]], source: Path, size: int | None) -> Re
         if len(blank) < len(rows):
             raise BadInput(f"{source}, line {blank[0]}: no split given; allowed: one on every line, or on none")
         _draw_splits(rows)
-    side = size
-    if side is None:
-        side = min(read_image(Path(rows[0]["path"]), None).shape[:2])
+    side = size or min(read_image(Path(rows[0]["path"]), None).shape[:2])
+    groups = [key for key in rows[0] if key not in TAKEN and len({row[key] for row in rows}) <= MOST_GROUPS]
+    if left := [key for key in rows[0] if key not in (*TAKEN, *groups)]:
+        print(f"{source}: {', '.join(left)} with more than {MOST_GROUPS} values: no subgroups", file=sys.stderr)
     splits = {}
     for name in ("train", "validation", "test"):
         part = [row for row in rows if row["split"] == name]
         if not part:
             raise BadInput(f"{source}: no {name} images")
-        taken = ("path", "label", "split", "patient", "caption")
         splits[name] = Split(
             np.stack([read_image(Path(row["path"]), side) for row in part]),
             np.array([card.classes.index(row["label"]) for row in part], np.int64),
             [row["patient"] or f"{name} image {i}" for i, row in enumerate(part)] if "patient" in part[0] else None,
-            {key: [row[key] for row in part] for key in part[0] if key not in taken},
+            {key: [row[key] for row in part] for key in groups},
             [row["caption"] for row in part] if "caption" in part[0] else None,
         )
     return card, splits

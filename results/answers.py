@@ -101,6 +101,8 @@ def _provisional(rows: list[Row]) -> str:
 def _one(row: Row, results: Results) -> str:
     share = percent(row["budget"])
     images = f"With {count(row['n_train'])} real images of {row['dataset']} ({share}), {_doing(row)}"
+    if not row["n_train"]:  # of a classifier that saw none
+        images = f"With {share} of the real images of {row['dataset']} at hand, {_doing(row)}"
     evidence = f"{counted(int(row['seeds']), 'seed')}, {count(row['n'])} test images"
     bounds = "" if absent(row["low"]) else f"95 % interval {interval(row['low'], row['high'], sign=True)}; "
     size = f"by {number(abs(row['difference']))} ({bounds}{evidence})"
@@ -130,7 +132,7 @@ def _why(row: Row, results: Results) -> str:
 
 def _many(rows: list[Row], results: Results) -> str:
     budgets = sorted({float(row["budget"]) for row in rows})
-    sizes = [row["n_train"] for row in rows if not absent(row["n_train"])]
+    sizes = [row["n_train"] for row in rows if not absent(row["n_train"]) and row["n_train"]]
     images = f" ({count(min(sizes))} to {count(max(sizes))} images)" if sizes and min(sizes) < max(sizes) else ""
     images = images or (f" ({count(sizes[0])} images)" if sizes else "")
     parts = []

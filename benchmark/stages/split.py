@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from benchmark import datasets
 from benchmark.cache import BadInput, Record, write_json
 from benchmark.datasets import Card, Split
-from benchmark.splits import Rows, budget_rows, entry_budgets, flip_coin, leakage, patients_of
+from benchmark.splits import Finding, Rows, budget_rows, entry_budgets, flip_coin, leakage, patients_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +78,9 @@ def run_split(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     # Patients come from the pixels as given: two pictures must not become one by being made smaller.
     patients, data = patients_of(native.splits["train"]), native
     if path is not None:
+        side = native.splits["train"].images.shape[1]
+        if side < config["size"]:
+            found.append(Finding("enlarged", side, f"pictures of {side} px, which were enlarged to {config['size']}"))
         del native, data  # large, and not needed beside the smaller ones
         data = datasets.load(reference, config["size"])
     members, heldout = flip_coin(patients, config["audit_pool"], data.card.name)

@@ -202,12 +202,12 @@ def _foreign(place: Path, card: Card, labels: NDArray[Any], size: int) -> NDArra
     """Images of a finished set in the order of the labels asked for; each is used once."""
     names = [label_name(card, label) for label in labels]
     files = labelled_files(place, sorted(set(names)))
-    for name, found in files.items():
-        if len(found) < names.count(name):
-            raise BadInput(
-                f"images: {place} has {len(found)} of class {name!r}; this study needs {names.count(name)} "
-                "(lower its budgets or ratios)"
-            )
+    lacking = [f"{names.count(name)} of class {name!r}, of which there are {len(found)}"
+               for name, found in files.items() if len(found) < names.count(name)]  # fmt: skip
+    if lacking:
+        raise BadInput(
+            f"images: {place} is too small; this study needs {'; '.join(lacking)} (or lower budgets or ratios)"
+        )
     left = {name: iter(found) for name, found in files.items()}
     return np.stack([read_image(next(left[name]), size) for name in names])
 

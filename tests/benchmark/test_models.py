@@ -183,7 +183,7 @@ def test_finished_images_enter_as_a_generator(tmp_path: Path, cells_of: Any, fin
         assert {cell.about["dataset"] for cell in own} == {"phantom-ultrasound"}
         again = synthesize.read(finish(listed, tmp_path / "home", "synthesize").folder(own[0]))
         assert (again.images == drawn.images).all(), "a CSV, or one for each set in a folder"
-    with pytest.raises(BadInput, match=r"has 9 of class '.*'; this study needs \d+"):
+    with pytest.raises(BadInput, match=r"this study needs \d+ of class '.*', of which there are 9"):
         finish(cells_of(tmp_path, **changes, ratios=[5]), tmp_path / "home", "synthesize")
 
 

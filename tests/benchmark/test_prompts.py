@@ -64,6 +64,9 @@ def test_what_is_called_nothing_spells_out_the_rest() -> None:
     card = Card("x", ("No finding", "pneumonia"), "X-ray", anatomy="chest")
     assert phrase(card, 0).endswith("with no pneumonia") and "no finding" not in phrase(card, 1).lower()
     assert phrase(Card("x", ("normal, benign", "malignant"), "Ultrasound"), 0).endswith("with no malignant")
+    brain = Card("x", ("normal pressure hydrocephalus", "healthy", "normal-tension glaucoma"), "MRI")
+    assert phrase(brain, 0) == "mri image showing normal pressure hydrocephalus"
+    assert phrase(brain, 1).endswith("no normal pressure hydrocephalus or normal-tension glaucoma")
     lung = Card("x", ("non-small cell carcinoma", "nodule"), "CT")
     assert phrase(lung, 0) == "ct image showing non-small cell carcinoma", "a finding, though it begins with non"
 

@@ -133,6 +133,8 @@ def test_digest_follows_the_bytes(tmp_path: Path) -> None:
         ({"train_labels": np.zeros((7, 1), int)}, "8 train_images but train_labels has the shape"),
         ({"test_labels": np.full((6, 1), 5)}, "class 'class 2' has no training image"),
         ({"train_labels": np.zeros((8, 1), int)}, "class 'class 1' has no training image"),
+        ({"train_labels": np.array([["a"], ["b"]] * 4)}, "train_labels are <U1; allowed: whole numbers"),
+        ({"train_labels": np.arange(8)[:, None] % 2 + 0.5}, "train_labels are float64"),
         (
             {"val_images": np.zeros((0, 4, 4), np.uint8), "val_labels": np.zeros((0, 1), int)},
             "no validation images",
@@ -142,6 +144,63 @@ def test_digest_follows_the_bytes(tmp_path: Path) -> None:
 def test_bad_npz(tmp_path: Path, changes: dict[str, object], words: str) -> None:
     with pytest.raises(BadInput, match=words):
         datasets.load(str(write_npz(tmp_path / "bad.npz", **changes)))
+
+
+def test_labels_of_several_columns_are_never_cut_to_one(tmp_path: Path) -> None:
+    card: dict[str, object] = {"name": "m", "image_type": "CT", "classes": ["no", "yes"]}
+    hot = {
+        f"{split}_labels": np.eye(2, dtype=int)[np.arange(n) % 2]
+        for split, n in (("train", 8), ("val", 4), ("test", 6))
+    }
+    with pytest.raises(BadInput, match=r"\(8, 2\) given; allowed with task multiclass: a class number each"):
+        datasets.load(str(write_npz(tmp_path / "m.npz", card, **hot)))
+    several = card | {"task": "multilabel"}
+    assert datasets.load(str(write_npz(tmp_path / "m.npz", several, **hot))).splits["train"].labels.shape == (8, 2)
+    wide = {key: np.ones((len(labels), 3), int) for key, labels in hot.items()}
+    for wrong in (hot | {"train_labels": hot["train_labels"] * 2}, wide):
+        with pytest.raises(BadInput, match=r"allowed with task multilabel: 0 or 1, \[N, 2\]"):
+            datasets.load(str(write_npz(tmp_path / "m.npz", several, **wrong)))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("x/dog/9.png,dog,", "line 11: no split given; allowed: one on every line"),
+        ("x/dog/9.png,,test", "line 11: a blank path or label"),
+        (",dog,test", "line 11: a blank path or label"),
+    ],
+)
+def test_rows_that_say_half_are_refused(tmp_path: Path, row: str, words: str) -> None:
+    class_folder(tmp_path / "x", {"dog": 10})
+    rows = [f"x/dog/{i}.png,dog,train" for i in range(9)]
+    (tmp_path / "x.csv").write_text("\n".join(["path,label,split", *rows, row]))
+    with pytest.raises(BadInput, match=words):
+        datasets.load(str(tmp_path / "x.csv"))
+
+
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        ('{"task": "multilabel"}', "an npz, with labels"),
+        ('{"task": "ordinal"}', "the grades in their order as classes"),
+    ],
+)
+def test_tasks_that_folders_cannot_tell_are_refused(tmp_path: Path, card: str, words: str) -> None:
+    folder = class_folder(tmp_path / "mine", {"mild": 5, "severe": 5, "none": 5})
+    (folder / "card.json").write_text(card)
+    with pytest.raises(BadInput, match=words):
+        datasets.load(str(folder))
+    (folder / "card.json").write_text('{"task": "ordinal", "classes": ["none", "mild", "severe"]}')
+    assert datasets.load(str(folder)).card.classes == ("none", "mild", "severe")
+
+
+def test_numbers_and_names_are_no_subgroups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class_folder(tmp_path / "x", {"cat": 20, "dog": 20})
+    rows = [f"{i},x/{label}/{i}.png,{label},{label}{i},{i % 3}" for label in ("cat", "dog") for i in range(20)]
+    (tmp_path / "x.csv").write_text("\n".join([",path,label,accession,site", *rows]))  # as pandas writes its index
+    data = datasets.load(str(tmp_path / "x.csv"))
+    assert set(data.splits["train"].columns) == {"site"}
+    assert capsys.readouterr().err == f"{tmp_path / 'x.csv'}: accession with more than 20 values: no subgroups\n"
 
 
 def test_class_without_images(tmp_path: Path) -> None:

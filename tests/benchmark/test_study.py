@@ -65,6 +65,21 @@ def test_overrides_reach_nested_keys() -> None:
         ("{name: a, datasets: [x], generators: {g: {start: b, decoder_images_seen: 5}}}", "decoder is tuned"),
         ("{name: a, datasets: [x], sampling: {scheduler: EDMEulerScheduler}}", "scheduler of diffusers by class name"),
         ("{name: a, datasets: [x], generators: {g: {batch: 2, processes: 4}}}", "batch 2 and processes 4 given"),
+        (
+            "{name: a, datasets: [x], budgets: [0.5], grid: [{budgets: [1]}]}",
+            "budgets given at the top",
+        ),
+        (
+            "{name: a, datasets: [x], budgets: [0.5], claims: [{arm: augmented, budget: 1}]}",
+            "augmented at budget 1",
+        ),
+        (
+            "{name: a, datasets: [x], budgets: [0.5], arms: [real, mixed], claims: [{arm: augmented, budget: 0.5}]}",
+            "claims: augmented at budget 0.5 given, which the grid does not run",
+        ),
+        ("{name: a, datasets: [x], budgets: [0.5], placebo_budgets: [0.1]}", "placebo_budgets: 0.1 given"),
+        ("{name: a, datasets: [x], sampling: {scheduler: DDIMScheduler, steps: 1000}}", "steps: 1000 given"),
+        ("{name: a, datasets: [x], sampling: {scheduler: PNDMScheduler, steps: [15, 600]}}", "steps: 600 given"),
         ("[1, 2]", "mapping"),
         ("{name: [", "not YAML"),
     ],
@@ -154,3 +169,45 @@ def test_finished_images_alone_need_no_side_of_an_autoencoder(tmp_path: Path) ->
 def test_any_scheduler_of_diffusers_by_name(name: str, tmp_path: Path) -> None:
     text = f"{{name: a, datasets: [x], sampling: {{scheduler: {name}}}}}"
     assert load_study(write(tmp_path, text)).sampling.scheduler == name
+
+
+def test_schedulers_begin_at_noise_with_the_steps_that_are_allowed() -> None:
+    """At a time of 900 or more, which diffusers' own table has."""
+    from diffusers import DDIMScheduler
+
+    from benchmark.recipes import Sampling
+    from benchmark.study import Study
+
+    def allowed(steps: int) -> bool:
+        try:
+            Study(name="a", datasets=["x"], sampling=Sampling(scheduler="DDIMScheduler", steps=[steps]))
+        except ValueError:
+            return False
+        return True
+
+    for steps in range(10, 1000, 7):
+        times = DDIMScheduler(timestep_spacing="leading", steps_offset=1)
+        times.set_timesteps(steps)
+        assert allowed(steps) == (900 <= int(times.timesteps.max()) <= 999), steps
+    assert all(map(allowed, (2, 5, 10, 15, 20, 25, 50, 100)))
+
+
+def test_paths_are_beside_the_study_or_where_the_command_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "scans").mkdir(parents=True)
+    (tmp_path / "study" / "mine").mkdir(parents=True)
+    file = tmp_path / "study" / "s.yaml"
+    file.write_text("{name: s, datasets: [./mine]}")
+    monkeypatch.chdir(tmp_path / "here")
+    assert load_study(str(file)).datasets == [str(tmp_path / "study" / "mine")]
+    assert load_study("quick", ["datasets=[./scans]"]).datasets == [str(tmp_path / "here" / "scans")]
+
+
+def test_all_of_a_batch_in_memory_can_be_asked_of_the_papers_recipe() -> None:
+    from benchmark.recipes import Generator
+
+    assert Generator.model_validate({"start": "m"}).micro_batch == 8
+    whole = Generator.model_validate({"start": "m", "micro_batch": None, "epochs": None})
+    assert whole.micro_batch is None and whole.epochs == 15
+    assert Generator.model_validate(whole.model_dump()) == whole
