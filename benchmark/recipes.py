@@ -26,7 +26,7 @@ class Frozen(BaseModel):
 # What a recipe sets where the study is silent. stable-diffusion: MediSyn's epochs, learning rate, precision and start
 # (arXiv 2405.09806); warm-up, EMA, balance and micro-batch are ours, and so is what a Generator's defaults give it.
 RECIPES: dict[str, dict[str, Any]] = {
-    "small": {"images_seen": 40_000, "learning_rate": 1e-3, "warmup": 30, "ema_decay": 0.995, "balance": 0.5},
+    "small": {"images_seen": 40_000, "batch": 64, "learning_rate": 1e-3, "warmup": 30, "ema_decay": 0.995},
     "stable-diffusion": {
         "epochs": 15, "learning_rate": 5e-5, "warmup": 500, "ema_decay": 0.9999, "balance": 1.0, "precision": "bf16",
         "micro_batch": 8, "start": "CompVis/stable-diffusion-v1-4",
