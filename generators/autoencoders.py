@@ -1,7 +1,7 @@
 """Image autoencoders with factor 8 and four latent channels: the small one that ships, TAESD, Stable Diffusion's VAE.
 
-All are stock diffusers classes and share Stable Diffusion 1.x's latent space. The shipped encoder has seen procedural
-pictures only (see `teaching.py`); its decoder is tuned on exactly the images that a generator may see.
+All are stock diffusers classes; these three share Stable Diffusion 1.x's latent space. The shipped encoder has seen
+procedural pictures only (see `teaching.py`); its decoder is tuned on exactly the images that a generator may see.
 """
 
 import json

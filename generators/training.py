@@ -1,7 +1,7 @@
 """One training loop for a text-guided latent diffusion model, resumable at any step, on one device or several.
 
-Every random choice of step i comes from (seed, i), so that a run that was killed and goes on from a checkpoint makes
-the same choices as one that was not, and so do several processes that share each batch.
+Every random choice of step i comes from (seed, i), of a pass over all images from (seed, pass), so that a run that was
+killed and goes on from a checkpoint makes the choices of one that was not, and so do several processes.
 """
 
 import copy
@@ -92,8 +92,7 @@ def snr_weight(scheduler: Any, times: torch.Tensor, gamma: float) -> torch.Tenso
     """Min-SNR weight [N] of the loss at each time: min(SNR, gamma) / SNR, for v-prediction / (SNR + 1)."""
     alpha, sigma = (table[times] for table in signal_and_noise(scheduler, times.device))
     ratio = (alpha / sigma.clamp(min=1e-6)) ** 2
-    shift = 1.0 if scheduler.config.prediction_type == "v_prediction" else 0.0
-    return ratio.clamp(max=gamma) / (ratio + shift)
+    return ratio.clamp(max=gamma) / (ratio + float(scheduler.config.prediction_type == "v_prediction"))
 
 
 def sampling_weights(sets: list[str], temperature: float) -> NDArray[np.float64]:
@@ -134,7 +133,7 @@ def train(
         # Add up the gradients of this process's share of the batch.
         batch = _draw(seed, step, latents, which, weights, schedule)
         optimiser.zero_grad(set_to_none=True)
-        loss, micro = _backward(shared, batch, latents, ids, schedule, slice(rank, None, world), micro)
+        loss, micro = _backward(shared, batch, np.arange(schedule.batch)[rank::world], latents, ids, schedule, micro)
         rate = learning_rate(schedule, step)
         norm = float(torch.nn.utils.clip_grad_norm_(learnt, schedule.gradient_norm))
         if not np.isfinite([loss, norm]).all():
@@ -288,17 +287,18 @@ def _pass(seed: int, number: int, n: int) -> NDArray[np.int64]:
 
 
 def _backward(
-    model: Any, batch: Batch, latents: torch.Tensor, ids: torch.Tensor, schedule: Schedule, share: slice, micro: int
-) -> tuple[float, int]:
-    """Gradients of the batch's mean loss, and that loss; out of memory halves the micro-batch and starts over."""
+    model: Any, batch: Batch, own: NDArray[np.int64], latents: torch.Tensor, ids: torch.Tensor, schedule: Schedule,
+    micro: int,
+) -> tuple[float, int]:  # fmt: skip
+    """Gradients of the batch's mean loss from the places `own` of it, and that loss; out of memory halves `micro`."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
     while True:
-        own = np.arange(len(batch.rows))[share]
         parts = [own[start : start + micro] for start in range(0, len(own), micro)]
         loss_of = partial(_loss, model, batch, latents, ids, schedule)
         try:
-            return _added_up(model, parts, loss_of, share.step), micro
+            return _added_up(model, parts, loss_of, world), micro
         except torch.OutOfMemoryError:
-            if micro == 1 or share.step > 1:
+            if micro == 1 or world > 1:
                 raise
         # Only here, when the error and its frames are gone, is the memory of the graph free.
         micro = -(-micro // 2)

