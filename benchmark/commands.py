@@ -83,9 +83,12 @@ def synthesize(
     generator: Annotated[str | None, typer.Option(help="Which draws the prompts; default the first.")] = None,
 ) -> None:
     """Draw a study's sets, or free prompts. Example: augury synthesize quick --prompt "blood smear" --out x"""
+    from benchmark.cache import BadInput
     from benchmark.stages.synthesize import draw_prompts, prompted, read_prompts
 
     texts = read_prompts(prompt or [], prompts, out)
+    if generator is not None and not texts:
+        raise BadInput(f"--generator {generator!r} given; allowed: with --prompt or --prompts")
     if texts:
         loaded, store, cells = load(study, set_, home, name)
         asked = prompted(loaded, cells, generator).inputs["train"]
@@ -122,6 +125,8 @@ def audit(
     if study is not None:
         if len(missing) < len(folders):
             raise BadInput("audit: give a study or the four folders, not both")
+        if size is not None or autoencoder is not None:
+            raise BadInput("audit: --size and --autoencoder are for folders; allowed of a study: --set size=64")
         raise typer.Exit(_run(study, set_, home, name, None, None, "audit"))
     if train_ is None or heldout is None or synthetic is None or out is None:
         raise BadInput(f"audit: give a study, or --train, --heldout, --synthetic and --out ({missing[0]} is missing)")
@@ -295,6 +300,10 @@ def _run(
     if only is None:
         write_report(study, store, cells)
         typer.echo(f"report: {folder / 'report' / 'index.html'}")
+    elif one is None:
+        done = sum(store.record(cell) is not None for cell in wanted)
+        typer.echo(f"{done} of {len(wanted)} cells are finished; `augury report {study.name}` shows what there is, "
+                   f"`augury export {study.name} DIR` writes its sets")  # fmt: skip
     for cell in failed[:5]:
         print(f"augury: failed: {cell.name}: {store.error(cell)}", file=sys.stderr)
     return 1 if failed else 0

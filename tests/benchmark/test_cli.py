@@ -55,6 +55,8 @@ def images(folder: Path, n: int = 4) -> Path:
         (["data", "import", ".", "My Set"], "lower-case"),
         (["backbones", "no-such*"], "no timm backbone"),
         (["audit"], "--train"),
+        (["audit", "quick", "--size", "64"], "are for folders"),
+        (["synthesize", "quick", "--generator", "generalist"], "with --prompt or --prompts"),
         (["audit", "quick", "--train", "x"], "not both"),
         (["audit", "--train", "x", "--heldout", "y", "--synthetic", "z", "--out", "o"], "is not a folder"),
     ],
