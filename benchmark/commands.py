@@ -38,8 +38,8 @@ def run(
     if name is not None and len(studies) > 1:
         raise BadInput(f"--name {name!r} given for {len(studies)} studies; allowed: with one")
     worst = 0
-    for source in studies:  # a wrong one is told before hours of the first are spent
-        _check_backbones(_study(source, set_, home, name)[0])
+    for source in studies[1:]:  # a wrong one is told before hours of the first are spent
+        _check_backbones(load(source, set_, home, name)[0])
     for source in studies:
         worst = max(worst, _run(source, set_, home, name, backend, workers, only))
     raise typer.Exit(worst)
@@ -147,7 +147,7 @@ def report(study: StudyArg, set_: SetOption = None, home: HomeOption = None, nam
     if not any(store.record(cell) for cell in cells):
         raise BadInput(f"report: {store.home} has no finished cell of {loaded.name}, as it and its data are now")
     missing = write_report(loaded, store, cells)
-    told = f"; {missing} of {len(cells)} cells are not finished" if missing else ""
+    told = f"; {missing} cells are not finished" if missing else ""
     typer.echo(f"report: {store.home / loaded.name / 'report' / 'index.html'}{told}")
     raise typer.Exit(1 if missing else 0)
 
@@ -302,8 +302,7 @@ def _run(
         typer.echo(f"report: {folder / 'report' / 'index.html'}")
     elif one is None:
         done = sum(store.record(cell) is not None for cell in wanted)
-        typer.echo(f"{done} of {len(wanted)} cells are finished; `augury report {study.name}` shows what there is, "
-                   f"`augury export {study.name} DIR` writes its sets")  # fmt: skip
+        typer.echo(f"{done} of {len(wanted)} cells are finished; `augury report` shows what there is")
     for cell in failed[:5]:
         print(f"augury: failed: {cell.name}: {store.error(cell)}", file=sys.stderr)
     return 1 if failed else 0

@@ -166,7 +166,8 @@ def progress_lines(cells: list[Cell], store: Store) -> Iterator[str]:
             yield f"{name:12} {done}/{len(mine)} done" + (f", {bad} failed" if bad else "")
     for cell in cells:
         if store.record(cell) is None and (error := store.error(cell)):
-            yield f"failed: {cell.name}: {error} ({store.folder(cell) / 'traceback.txt'})"
+            trace = store.folder(cell) / "traceback.txt"  # none where another cell failed first
+            yield f"failed: {cell.name}: {error}" + (f" ({trace})" if trace.is_file() else "")
 
 
 PACKAGES = (

@@ -39,8 +39,8 @@ def read_npz(file: Path, size: int | None, card: Card | None = None) -> Read:
     for key in (f"{split}_{part}" for split in ("train", "val", "test") for part in ("images", "labels")):
         if key not in arrays:
             raise BadInput(f"{file}: array {key} is missing; it has {', '.join(sorted(arrays)) or 'none'}")
-        if key.endswith("labels") and (kind := arrays[key].dtype).kind not in "iub":
-            raise BadInput(f"{file}: {key} are {kind}; allowed: whole numbers")
+        if key.endswith("labels") and (arrays[key].dtype.kind not in "iubf" or (arrays[key] % 1).any()):
+            raise BadInput(f"{file}: {key} are {arrays[key].dtype}; allowed: whole numbers")
     if card is None:
         given = [np.atleast_2d(arrays[f"{split}_labels"].T).T for split in ("train", "val", "test")]
         if len({part.shape[1] for part in given}) > 1:

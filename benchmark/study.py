@@ -206,14 +206,15 @@ class Study(Frozen):
         if any(each.dp_epsilon for each in self.generators.values()) and any(filters):
             raise ValueError("sampling: a filter looks at private images, which a generator with dp_epsilon must not")
         for each in self.claims or []:
-            if not any(each.arm in block.arms and each.budget in block.budgets for block in self.grid):
-                raise ValueError(f"claims: {each.arm} at budget {each.budget:g} given, which the grid does not run")
+            for arm in (each.arm, each.against):
+                if not any(arm in block.arms and each.budget in block.budgets for block in self.grid):
+                    raise ValueError(f"claims: {arm} at budget {each.budget:g} given, which the grid does not run")
         if absent := set(self.placebo_budgets or ()) - set(self.budgets):
             raise ValueError(
                 f"placebo_budgets: {min(absent):g} given; allowed: {', '.join(map('{:g}'.format, self.budgets))}"
             )
-        for steps in self.sampling.steps if self.sampling.scheduler != Sampling().scheduler else []:
-            first = 1000 // steps * (steps - 1) + 1  # of diffusers' `leading` times, from which these schedulers step
+        for steps in self.sampling.steps:
+            first = first_time(self.sampling.scheduler, steps)
             if first > 999 or (steps >= 10 and first < 900):
                 name = self.sampling.scheduler
                 raise ValueError(f"sampling.steps: {steps} given, with which {name} does not begin at noise; allowed "
@@ -239,6 +240,14 @@ class Study(Frozen):
     def lowest(self) -> list[float]:
         """The budgets at which placebos are run."""
         return self.placebo_budgets or self.budgets[:1]
+
+
+def first_time(scheduler: str, steps: int) -> int:
+    """The time of 0 to 999 from which a scheduler steps, of those that take diffusers' `leading` times; else 999."""
+    if scheduler in ("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"):
+        return 999
+    parts = steps + (scheduler in ("UniPCMultistepScheduler", "DEISMultistepScheduler"))
+    return 1000 // parts * (parts - 1) + 1
 
 
 def presets() -> dict[str, Path]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from results.cautions import privacy, realism
+from results.cautions import LISTED, privacy, realism
 from results.statistics import PROVISIONAL
 from results.tidy import (
     PLACEBOS,
@@ -36,7 +36,6 @@ from results.wording import (
     times_interval,
 )
 
-LISTED = 4  # data sets named one by one; beyond that the extremes
 VERDICTS = {
     "helped": "helped on",
     "harmed": "did harm on",
@@ -101,7 +100,7 @@ def _provisional(rows: list[Row]) -> str:
 def _one(row: Row, results: Results) -> str:
     share = percent(row["budget"])
     images = f"With {count(row['n_train'])} real images of {row['dataset']} ({share}), {_doing(row)}"
-    if not row["n_train"]:  # of a classifier that saw none
+    if not absent(row["n_train"]) and row["n_train"] == 0:  # of a classifier that saw none
         images = f"With {share} of the real images of {row['dataset']} at hand, {_doing(row)}"
     evidence = f"{counted(int(row['seeds']), 'seed')}, {count(row['n'])} test images"
     bounds = "" if absent(row["low"]) else f"95 % interval {interval(row['low'], row['high'], sign=True)}; "
@@ -244,7 +243,7 @@ def full_data(results: Results) -> str:
 
 def nearness(results: Results) -> str:
     """The first generator's Fréchet distance, beside floor and control; empty where none was measured."""
-    parts = []
+    parts, pairs = [], list[tuple[float, float, float]]()
     for name in results.names:
         values = distances(results, name)
         own = next((values[each] for each in results.generators if each in values), None)
@@ -252,6 +251,12 @@ def nearness(results: Results) -> str:
             words = {"real": "real against real", "class_mean": "class means with noise"}
             controls = listed([f"{text} {significant(values[key])}" for key, text in words.items() if key in values])
             parts.append(f"{name} {significant(own)} ({controls})")
+            pairs += [(own, values["real"], values["class_mean"])] if {"real", "class_mean"} <= values.keys() else []
+    if len(pairs) == len(parts) > LISTED:
+        floors, shares = sorted(own / real for own, real, _ in pairs), sorted(own / mean for own, _, mean in pairs)
+        return (f"On {counted(len(pairs), 'data set')} the Fréchet distance to real images is {number(floors[0], 1)} "
+                f"to {number(floors[-1], 1)} times that of real images from one another, and {percent(shares[0], 0)} "
+                f"to {percent(shares[-1], 0)} of that of class means with noise.")  # fmt: skip
     return f"The Fréchet distance to real images, lower is closer: {listed(parts)}." if parts else ""
 
 

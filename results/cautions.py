@@ -21,6 +21,7 @@ from results.wording import absent, counted, heading, listed, number, percent
 Row = dict[str, Any]
 NO_ALTERED = ("planted=exact", "planted=round_trip", "planted=same_patient_near_copy")  # told before, or no copies
 REPEATS = 0.05  # share of a set above which images that stand in it twice are told
+LISTED = 4  # data sets named one by one; beyond that the extremes
 EASY = 0.9  # accuracy, by its lower end, above which a linear classifier tells synthetic from real
 
 
@@ -115,14 +116,26 @@ def realism(results: Results) -> str:
     """How often a linear classifier tells synthetic images from real ones, beside its controls; empty if unknown."""
     table = results.pooled("fidelity", "two_sample_accuracy")
     table, parts = table[table["variant"] == ""], []
-    for row in records(table[table["generator"].isin(results.generators)].drop_duplicates("dataset")):
+    lead = "A linear classifier of features told real from synthetic images in"
+    mine = table[table["generator"].isin(results.generators)].drop_duplicates("dataset")
+    if len(mine) > LISTED:
+        spans = {name: table[(table["generator"] == name) & table["dataset"].isin(mine["dataset"])]["value"]
+                 for name in ("real", "round_trip")}  # fmt: skip
+        words = {"real": "real from real", "round_trip": "the autoencoder's round trip"}
+        controls = [f"{words[name]} {_span(values)}" for name, values in spans.items() if len(values)]
+        told = f" ({', '.join(controls)})" if controls else ""
+        return f"{lead} {_span(mine['value'])} on {counted(len(mine), 'data set')}{told}; 50\u00a0% would be chance."
+    for row in records(mine):
         own = table[table["dataset"] == row["dataset"]].drop_duplicates("generator").set_index("generator")["value"]
         words = {"real": "real from real", "round_trip": "the autoencoder's round trip"}
         controls = [f"{text} {percent(own[name], 0)}" for name, text in words.items() if name in own]
         told = ", ".join([percents(row), *controls])
         parts.append(f"{percent(row['value'], 0)} of {row['dataset']} ({told})")
-    lead = "A linear classifier of features told real from synthetic images in"
     return f"{lead} {listed(parts)}; 50\u00a0% would be chance." if parts else ""
+
+
+def _span(values: "pd.Series[float]") -> str:
+    return f"{percent(values.min(), 0)} to {percent(values.max(), 0)}"
 
 
 def place_of(results: Results, row: Row, several: bool = True) -> str:

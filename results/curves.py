@@ -96,9 +96,11 @@ def sweep(results: Results) -> Figure | None:
         wide[key] = _setting(wide["variant"], key, (settings.get(key) or [None])[0])
     wide["other"] = wide["variant"].str.replace(r"(guidance|steps)=[0-9.]+;?", "", regex=True).str.strip(";")
     names = [name for name in results.names if name in set(wide["dataset"])]
+    numbers = sorted(set(wide["steps"]))
     figure, axes = panels(len(names), 3, 3.2, 3.0)
     for axis, name in zip(axes, names, strict=True):
-        for place, (steps, line) in enumerate(wide[wide["dataset"] == name].sort_values("guidance").groupby("steps")):
+        for steps, line in wide[wide["dataset"] == name].sort_values("guidance").groupby("steps"):
+            place = numbers.index(steps)
             colour, marker = placed(place)
             for other, part in line.groupby("other", sort=False):
                 axis.plot(part[x], part[y], color=colour, marker=marker, ms=4.5, lw=1.1, ls="--" if other else "-",
@@ -113,8 +115,11 @@ def sweep(results: Results) -> Figure | None:
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set(title=name, xlabel="recall (higher = more diverse)")
     axes[0].set_ylabel("Fréchet distance (lower = closer)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
+    shown: dict[str, Any] = {}
+    for axis in axes:
+        handles, labels = axis.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=min(6, len(shown)))
     return figure
 
 

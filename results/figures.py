@@ -132,7 +132,7 @@ HOW_TO_READ = {
     ),
     "sweep": (
         "Fréchet distance (down is closer) against recall (right is more diverse) of every setting tried. Numbers "
-        "are guidance, lines join those of one number of steps (dashed: with a filter), the ring is as the study says."
+        "are guidance, lines join those of one number of steps (dashed: another filter), the ring is as the study says."
     ),
     "reliability": (
         "Share of decisions that were right against the confidence in them, all seeds at the lowest budget and the "

@@ -34,14 +34,14 @@ def device() -> str:
 
 def spoken(what: str, total: int, every: float = 60.0) -> Callable[..., None]:
     """A callback (done, ...) that tells on stderr, once a minute, how far a long cell is, how fast, how long yet."""
-    last, began = time.monotonic(), list[tuple[int, float]]()  # a resumed cell begins with what was done before
+    last, began = time.monotonic(), (-1, 0.0)  # of a resumed cell: what was done before
 
     def tell(done: int, *rest: float) -> None:
-        nonlocal last
+        nonlocal last, began
         now = time.monotonic()
-        began.append((done, now)) if not began else None
-        (before, start), spent = began[0], now - last
-        if spent < every or done == before:
+        began = began if began[0] >= 0 else (done, now)
+        before, start = began
+        if now - last < every or done == before:
             return
         last = now
         rate = (done - before) / (now - start)

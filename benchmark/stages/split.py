@@ -78,7 +78,7 @@ def run_split(config: Record, inputs: dict[str, Path], folder: Path) -> None:
     # Patients come from the pixels as given: two pictures must not become one by being made smaller.
     patients, data = patients_of(native.splits["train"]), native
     if path is not None:
-        side = native.splits["train"].images.shape[1]
+        side = min(native.splits["train"].images.shape[1:3])
         if side < config["size"]:
             found.append(Finding("enlarged", side, f"pictures of {side} px, which were enlarged to {config['size']}"))
         del native, data  # large, and not needed beside the smaller ones

@@ -139,7 +139,7 @@ def test_checkpoint_loads_in_plain_diffusers(local: Path) -> None:
 
 
 def test_commands_on_a_finished_study(local: Path, tmp_path: Path) -> None:
-    assert "cells are finished; `augury report" in augury("train", STUDY, home=local).stdout
+    assert "cells are finished; `augury report` shows" in augury("train", STUDY, home=local).stdout
     assert "0 left" in augury("plan", STUDY, home=local).stdout
     assert "done" in augury("status", STUDY, home=local).stdout
     assert "match their records" in augury("verify", STUDY, home=local).stdout

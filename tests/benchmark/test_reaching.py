@@ -18,7 +18,8 @@ from tests.benchmark.test_generators import SMALL, of
 
 
 def given_to_training(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, list[str], Any, int]]:
-    """Latents, captions, schedule and seed of every training from now on, none of which runs."""
+    """Latents, captions, schedule and seed of every training from now on, none of which runs (weights: `balance` in
+    test_generators.py)."""
     from generators import training
 
     given: list[tuple[Any, list[str], Any, int]] = []
@@ -159,6 +160,7 @@ def test_a_filter_redraws_what_it_refuses_alone(
         return np.asarray(images[:, 16, 16, 0] % 2 == 0, np.float64)
 
     monkeypatch.setattr(synthesize, "_likely", judged)
+    monkeypatch.setattr(synthesize, "device", lambda: "cpu")  # as the pipeline below
     cells = cells_of(tmp_path, generators={"g": SMALL}, datasets=["phantom-oct"], budgets=[1.0],
                      sampling={"steps": 2, "filter": 0.5, "redraws": 3})  # fmt: skip
     store = finish(cells, tmp_path / "home", "synthesize")
@@ -204,8 +206,11 @@ def test_finished_images_come_with_their_own_class(tmp_path: Path, cells_of: Any
     assert len({image.tobytes() for image in made.images}) == len(made.images), "each is used once"
 
 
-def test_free_prompts_are_what_plain_diffusers_draws(tmp_path: Path, cells_of: Any, finish: Any) -> None:
+def test_free_prompts_are_what_plain_diffusers_draws(
+    tmp_path: Path, cells_of: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of the generator of the fullest exposure, and not of one that knows no text."""
+    monkeypatch.setattr(synthesize, "device", lambda: "cpu")  # as the plain pipeline
     from diffusers import StableDiffusionPipeline
 
     from benchmark.study import load_study

@@ -96,7 +96,9 @@ def test_micro_batches_add_up_to_the_gradient_of_the_batch(monkeypatch: pytest.M
     """Without an optimiser that forgets the scale."""
     whole, losses = one_step(monkeypatch, replace(PLAIN, gradient_norm=1e9))
     parts, again = one_step(monkeypatch, replace(PLAIN, gradient_norm=1e9, micro_batch=3))
-    assert torch.allclose(parts, whole, atol=1e-4 * float(whole.abs().max())) and again == pytest.approx(losses)
+    assert torch.allclose(parts, whole, atol=1e-4 * float(whole.abs().max())) and again == pytest.approx(
+        losses, rel=1e-5
+    )
 
 
 def test_gradients_of_several_processes_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +119,8 @@ def test_each_loss_has_its_own_caption_and_its_weight() -> None:
     ids, position = token_ids(model.tokenizer, texts), torch.tensor([1, 0, 1])
     x, noise = (torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     times = torch.tensor([50, 500, 900])
-    torch.nn.init.normal_(model.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_out[0].weight, std=1.0)
+    attention = model.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    torch.nn.init.normal_(attention.to_out[0].weight, generator=torch.Generator().manual_seed(2))  # so that text shows
     with torch.no_grad():
         known, own = model.text_encoder(ids)[0], []
         for i, place in enumerate(position.tolist()):
