@@ -135,7 +135,8 @@ def realism(results: Results) -> str:
 
 
 def _span(values: "pd.Series[float]") -> str:
-    return f"{percent(values.min(), 0)} to {percent(values.max(), 0)}"
+    low, high = percent(values.min(), 0), percent(values.max(), 0)
+    return low if low == high else f"{low} to {high}"
 
 
 def place_of(results: Results, row: Row, several: bool = True) -> str:
