@@ -26,7 +26,9 @@ def cells_of() -> Callable[..., list[Cell]]:
 
     def make(folder: Path, **changes: Any) -> list[Cell]:
         file = folder / "study.yaml"
-        file.write_text(yaml.safe_dump({"name": "s"} | BASE | changes))
+        grid = changes.get("grid", [{}])
+        base = {key: value for key, value in BASE.items() if not all(key in block for block in grid)}
+        file.write_text(yaml.safe_dump({"name": "s"} | base | changes))
         return plan(load_study(str(file)))
 
     return make

@@ -151,7 +151,7 @@ def test_filter_sees_no_more_than_the_generator(tmp_path: Path, cells_of: Any) -
 
 def test_sets_are_as_large_as_the_blocks_that_draw(tmp_path: Path, cells_of: Any) -> None:
     grid = [{"arms": ["real"], "budgets": [0.2, 1.0], "ratios": [5]}, {"arms": ["augmented"], "budgets": [0.2]}]
-    cells = cells_of(tmp_path, generators={"g": SMALL}, grid=grid, arms=["real"], datasets=["phantom-oct"])
+    cells = cells_of(tmp_path, generators={"g": SMALL}, grid=grid, datasets=["phantom-oct"])
     assert {(c.config["budget"], c.config["ratio"]) for c in of(cells, "synthesize")} == {(0.2, 1.0)}
 
 
