@@ -30,7 +30,8 @@ def list_sets() -> None:
             where, kind = ("drawn" if path is None else str(path)), datasets.identity(name)["image_type"]
         except BadInput as error:
             where, kind = f"not here: augury data download {name}", datasets.MEDMNIST.get(name, ("",))[0]
-            where = where if kind else str(error)
+            if name in local:  # it is here, but its card is broken
+                where, kind = str(error), ""
         typer.echo(f"{name:24} {kind:18} {where}")
 
 

@@ -299,9 +299,9 @@ def _from_rows(rows: list[dict[str, Any]], source: Path, size: int | None) -> Re
     """Rows with path, label, split and more -> card and splits."""
     card_file = source / "card.json" if source.is_dir() else source.with_suffix(".json")
     classes = sorted({row["label"] for row in rows})
-    facts = {"name": source.stem, "image_type": "Clinical image", "classes": classes} | card_facts(card_file)
-    card = card_from(facts, card_file)
-    if card.task == "multilabel" or (card.task == "ordinal" and "classes" not in card_facts(card_file)):
+    told = card_facts(card_file)
+    card = card_from({"name": source.stem, "image_type": "Clinical image", "classes": classes} | told, card_file)
+    if card.task == "multilabel" or (card.task == "ordinal" and "classes" not in told):
         needs = "the grades in their order as classes" if card.task == "ordinal" else "an npz, with labels [N, K]"
         raise BadInput(f"{card_file}: task {card.task!r} given; it needs {needs}")
     if unknown := set(classes) - set(card.classes):

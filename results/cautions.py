@@ -115,22 +115,20 @@ def _told_apart(results: Results) -> list[str]:
 def realism(results: Results) -> str:
     """How often a linear classifier tells synthetic images from real ones, beside its controls; empty if unknown."""
     table = results.pooled("fidelity", "two_sample_accuracy")
-    table, parts = table[table["variant"] == ""], []
-    lead = "A linear classifier of features told real from synthetic images in"
+    table = table[table["variant"] == ""]
     mine = table[table["generator"].isin(results.generators)].drop_duplicates("dataset")
-    if len(mine) > LISTED:
-        spans = {name: table[(table["generator"] == name) & table["dataset"].isin(mine["dataset"])]["value"]
-                 for name in ("real", "round_trip")}  # fmt: skip
-        words = {"real": "real from real", "round_trip": "the autoencoder's round trip"}
-        controls = [f"{words[name]} {_span(values)}" for name, values in spans.items() if len(values)]
-        told = f" ({', '.join(controls)})" if controls else ""
-        return f"{lead} {_span(mine['value'])} on {counted(len(mine), 'data set')}{told}; 50\u00a0% would be chance."
-    for row in records(mine):
-        own = table[table["dataset"] == row["dataset"]].drop_duplicates("generator").set_index("generator")["value"]
-        words = {"real": "real from real", "round_trip": "the autoencoder's round trip"}
-        controls = [f"{text} {percent(own[name], 0)}" for name, text in words.items() if name in own]
-        told = ", ".join([percents(row), *controls])
-        parts.append(f"{percent(row['value'], 0)} of {row['dataset']} ({told})")
+    words = {"real": "real from real", "round_trip": "the autoencoder's round trip"}
+    several = [list(mine["dataset"])] if len(mine) > LISTED else [[name] for name in mine["dataset"]]
+    parts = []
+    for names in several:
+        own = table[table["dataset"].isin(names)].drop_duplicates(["dataset", "generator"])
+        controls = [f"{text} {_span(values)}" for name, text in words.items()
+                    if len(values := own.loc[own["generator"] == name, "value"])]  # fmt: skip
+        row = mine[mine["dataset"].isin(names)]
+        told = controls if len(names) > 1 else [percents(records(row)[0]), *controls]
+        where = f"on {counted(len(names), 'data set')}" if len(names) > 1 else f"of {names[0]}"
+        parts.append(f"{_span(row['value'])} {where}" + (f" ({', '.join(told)})" if told else ""))
+    lead = "A linear classifier of features told real from synthetic images in"
     return f"{lead} {listed(parts)}; 50\u00a0% would be chance." if parts else ""
 
 
