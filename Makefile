@@ -20,7 +20,7 @@ lint: install
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest -m "not study"
+	$(BIN)/python -m pytest -m "not study" -n logical --maxprocesses 4 --dist loadfile
 
 study: install
 	$(BIN)/python -m pytest -m study

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from benchmark.cache import BadInput, sha256
@@ -272,14 +273,8 @@ NEGATIVE = re.compile(
     r"normal\b(?![ -](pressure|tension)).*|healthy\b.*|negative|none|no[ _].*|notumou?r"
 )  # what a class of nothing is called
 SPELLED = 4  # other classes at most that a class without a finding names as absent
-# {label} = the class, {type} = the image type, {full} = a sentence with anatomy and finding. The first of each is the
-# one that sets are drawn with, the last is never trained on: it asks whether the text is understood or learnt by heart.
-PHRASINGS: dict[str, tuple[str, ...]] = {
-    "label": ("{label}", "a case of {label}", "finding: {label}", "an example of {label}"),
-    "type": ("{type} image, {label}", "{label} in a {type} image", "{type}: {label}", "a {type} picture of {label}"),
-    "full": ("{full}", "{type}: {full}", "{full}, {label}", "one patient's {place}, read as {label}"),
-}
-UNSEEN = 3  # place of the phrasing that no generator is trained on
+PHRASINGS: dict[str, list[str]] = yaml.safe_load((Path(__file__).parent / "phrasings.yaml").read_text("utf-8"))
+UNSEEN = len(PHRASINGS["full"]) - 1  # place of the phrasing that no generator is trained on
 
 
 def phrase(card: Card, label: Any, detail: str = "full", phrasing: int = 0) -> str:
@@ -309,26 +304,32 @@ def sentence(card: Card, chosen: list[int]) -> str:
     return f"{text} with {absent}" if card.captions else f"{names[0].lower()} {lead} with {absent}"
 
 
-def captions(
+def wordings(
     card: Card, labels: NDArray[Any], own: list[str] | None = None, *, detail: str = "full", phrasings: int = 1,
     noise: float = 0.0, seed: int = 0,
-) -> list[str]:  # fmt: skip
-    """One caption an image [N].
+) -> list[tuple[str, ...]]:  # fmt: skip
+    """Of each image [N] the first `phrasings` of PHRASINGS, of which training draws one whenever it sees the image.
 
-    own: captions that the source gave each image, used where detail is full and they are not blank. phrasings: how many
-    of PHRASINGS are drawn from. noise: share of images whose caption is that of a random image with another label.
+    own: the source's captions, alone where full and not blank. noise: share of images with a caption of another label.
     """
-    rng = np.random.default_rng([seed, len(labels)])
-    which, source = rng.integers(0, phrasings, len(labels)), np.arange(len(labels))
-    codes = label_codes(labels)[0] if noise else source
+    rng, (codes, kinds) = np.random.default_rng([seed, len(labels)]), label_codes(labels)
+    source = np.arange(len(labels))
     for code in np.unique(codes[wrong := rng.random(len(labels)) < noise]):
         mine, others = np.flatnonzero(wrong & (codes == code)), np.flatnonzero(codes != code)
         source[mine] = rng.choice(others, len(mine)) if len(others) else mine
-    made = []
-    for place, phrasing in zip(source.tolist(), which.tolist(), strict=True):
-        said = own[place] if own and detail == "full" and own[place].strip() else ""
-        made.append(said or phrase(card, labels[place], detail, phrasing))
-    return made
+    known = [tuple(phrase(card, kind, detail, place) for place in range(phrasings)) for kind in kinds]
+    said = [own[place] if own and detail == "full" else "" for place in source.tolist()]
+    return [(text,) if text.strip() else known[code] for text, code in zip(said, codes[source], strict=True)]
+
+
+def captions(
+    card: Card, labels: NDArray[Any], own: list[str] | None = None, *, detail: str = "full", phrasings: int = 1,
+    seed: int = 0,
+) -> list[str]:  # fmt: skip
+    """One of the wordings of each image [N], drawn by seed."""
+    which = np.random.default_rng([seed, len(labels), 1]).integers(0, phrasings, len(labels))
+    found = wordings(card, labels, own, detail=detail, phrasings=phrasings)
+    return [texts[place % len(texts)] for texts, place in zip(found, which.tolist(), strict=True)]
 
 
 def label_name(card: Card, label: Any) -> str:

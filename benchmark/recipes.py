@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from benchmark.cache import BadInput, sha256
+from benchmark.datasets import UNSEEN
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -68,7 +69,7 @@ class Generator(Frozen):
     processes: Count = 1  # that share each batch, one a GPU, through accelerate
     caption_dropout: Share = 0.1
     detail: Literal["label", "type", "full"] = "full"  # of captions
-    phrasings: Annotated[int, Field(ge=1, le=3)] = 3  # of each caption, drawn by seed
+    phrasings: Annotated[int, Field(ge=1, le=UNSEEN)] = UNSEEN  # of each caption; one is drawn whenever it is seen
     caption_noise: Share = 0.0  # of the images get another image's caption
     data_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the images it may see, under exposure full
     balance: Share = 0.5  # a set is drawn with weight size^balance
@@ -134,10 +135,9 @@ class Generator(Frozen):
 
     def training(self) -> dict[str, Any]:
         """The fields that training depends on."""
-        elsewhere = {"train_on", "seeds", "images", "checkpoint", "start"}
-        elsewhere |= {"transfer_images_seen", "decoder_images_seen"}
+        other = {"train_on", "seeds", "images", "checkpoint", "start", "transfer_images_seen", "decoder_images_seen"}
         private = {"dp_epsilon", "dp_delta", "dp_clip"} if self.dp_epsilon is None else set()
-        return self.model_dump(exclude=elsewhere | private)
+        return self.model_dump(exclude=other | private)
 
     def at(self, folder: Path) -> "Generator":
         """The same with paths relative to the study's folder made whole; hub ids stay as they are."""
@@ -165,7 +165,7 @@ class Sampling(Frozen):
     redraws: Count = 4  # tries a filtered image has at most
     scheduler: str = "DPMSolverMultistepScheduler"  # any of diffusers by its class name
     batch: Count = 64  # images
-    phrasings: Annotated[int, Field(ge=1, le=3)] = 1  # of each caption, drawn by seed
+    phrasings: Annotated[int, Field(ge=1, le=UNSEEN)] = 1  # of each caption, drawn by seed
 
     @field_validator("scheduler")
     @classmethod

@@ -1,9 +1,10 @@
 """Assemble, load and save a diffusers pipeline; the noise schedule and the loss; the guided sampler."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from inspect import signature
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,16 @@ def distinct(captions: list[str]) -> tuple[list[str], NDArray[np.int64]]:
     return list(place), np.array([place[text] for text in captions], np.int64)
 
 
+def numbered(captions: Sequence[str | tuple[str, ...]]) -> tuple[list[str], NDArray[np.int64]]:
+    """The distinct texts of captions [N], each one text or several wordings, and the places of each caption's among
+    them, int64 [N + 1, P], the last row of no text."""
+    words = {each: (each,) if isinstance(each, str) else each for each in [*captions, ""]}
+    texts = list(dict.fromkeys(chain.from_iterable(words.values())))
+    place, most = {text: i for i, text in enumerate(texts)}, max(map(len, words.values()))
+    rows = {each: np.resize([place[text] for text in several], most) for each, several in words.items()}
+    return texts, np.array([rows[each] for each in [*captions, ""]], np.int64)
+
+
 def signal_and_noise(scheduler: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """alpha_t and sigma_t of the scheduler, float32 [T] each, alpha^2 + sigma^2 = 1."""
     product = scheduler.alphas_cumprod.to(device=device, dtype=torch.float32)
@@ -189,6 +200,13 @@ def diffusion_loss(
     kind = scheduler.config.prediction_type
     target = noise if kind == "epsilon" else alpha * noise - sigma * latents
     return F.mse_loss(prediction.float(), target, reduction="none").mean((1, 2, 3))
+
+
+def snr_weight(scheduler: Any, times: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Min-SNR weight [N] of the loss at each time: min(SNR, gamma) / SNR, for v-prediction / (SNR + 1)."""
+    alpha, sigma = (table[times] for table in signal_and_noise(scheduler, times.device))
+    ratio = (alpha / sigma.clamp(min=1e-6)) ** 2
+    return ratio.clamp(max=gamma) / (ratio + float(scheduler.config.prediction_type == "v_prediction"))
 
 
 @torch.no_grad()

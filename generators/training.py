@@ -10,7 +10,7 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -23,9 +23,10 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from generators.autoencoders import resume_state, save_state
-from generators.latent_diffusion import diffusion_loss, distinct, signal_and_noise, token_ids
+from generators.latent_diffusion import diffusion_loss, numbered, snr_weight, token_ids
 
 Report = Callable[[int, float], None]  # images seen, loss
+Captions = Sequence[str | tuple[str, ...]]  # [N]: a text, or wordings of which one is drawn each time
 ORDERS = [1 + x / 20 for x in range(1, 200)] + [*range(11, 64), 128, 256, 512, 1024]  # of Rényi's divergence
 MICRO = 32  # images whose own gradients are held at once under differential privacy
 
@@ -88,13 +89,6 @@ class Denoiser(torch.nn.Module):
         return losses.sum()
 
 
-def snr_weight(scheduler: Any, times: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Min-SNR weight [N] of the loss at each time: min(SNR, gamma) / SNR, for v-prediction / (SNR + 1)."""
-    alpha, sigma = (table[times] for table in signal_and_noise(scheduler, times.device))
-    ratio = (alpha / sigma.clamp(min=1e-6)) ** 2
-    return ratio.clamp(max=gamma) / (ratio + float(scheduler.config.prediction_type == "v_prediction"))
-
-
 def sampling_weights(sets: list[str], temperature: float) -> NDArray[np.float64]:
     """Probability [N] of each image: sets are drawn with weight size^temperature, images of one set alike.
 
@@ -106,12 +100,12 @@ def sampling_weights(sets: list[str], temperature: float) -> NDArray[np.float64]
 
 
 def train(
-    pipeline: Any, latents: torch.Tensor, captions: list[str], weights: NDArray[np.float64], schedule: Schedule,
+    pipeline: Any, latents: torch.Tensor, captions: Captions, weights: NDArray[np.float64], schedule: Schedule,
     *, seed: int, checkpoint: Path | None = None, report: Report = lambda seen, loss: None,
 ) -> list[float]:  # fmt: skip
     """Train U-Net and text encoder in place and leave the averaged weights in the pipeline; returns all losses.
 
-    latents float32 [N, C, h, w]; captions [N]; weights float64 [N], the probability of each image. Only what
+    latents float32 [N, C, h, w]; weights float64 [N], the probability of each image. Only what
     requires a gradient is trained. Within a process group every process takes its share of each batch.
     checkpoint: a folder in which the state is kept every few minutes and from which an earlier run goes on.
     Raises FloatingPointError, naming step and learning rate, when the loss is not finite.
@@ -123,7 +117,7 @@ def train(
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decay = schedule.weight_decay
     optimiser = torch.optim.AdamW(learnt, schedule.learning_rate, schedule.betas, weight_decay=decay, fused=True)
-    texts, which = distinct([*captions, ""])
+    texts, which = numbered(captions)
     ids = token_ids(pipeline.tokenizer, texts).to(pipeline.device)
     state = {"model": model, "average": average, "optimiser": optimiser}
     losses = resume_state(checkpoint, state)
@@ -166,7 +160,7 @@ class Privacy:
 
 
 def train_privately(
-    pipeline: Any, latents: torch.Tensor, captions: list[str], schedule: Schedule, privacy: Privacy,
+    pipeline: Any, latents: torch.Tensor, captions: Captions, schedule: Schedule, privacy: Privacy,
     *, checkpoint: Path | None = None, report: Report = lambda seen, loss: None, secret: int | None = None,
 ) -> tuple[list[float], dict[str, float]]:  # fmt: skip
     """DP-SGD with Adam (Abadi 2016, arXiv 1607.00133) on the U-Net; returns losses and what the accountant says.
@@ -190,7 +184,7 @@ def train_privately(
     inner = torch.optim.AdamW(unet.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     limits = {"noise_multiplier": noise, "max_grad_norm": privacy.clip, "expected_batch_size": schedule.batch}
     optimiser = DPOptimizer(inner, **limits)
-    texts, which = distinct([*captions, ""])
+    texts, which = numbered(captions)
     with torch.no_grad():
         words = pipeline.text_encoder(token_ids(pipeline.tokenizer, texts).to(pipeline.device))[0]
     state = {"model": unet, "average": average, "optimiser": inner}
@@ -201,7 +195,7 @@ def train_privately(
         rows = np.flatnonzero(rng.random(len(latents)) < rate)
         optimiser.generator = torch.Generator(words.device).manual_seed(int(rng.integers(2**62)))
         optimiser.param_groups[0]["lr"] = now = learning_rate(schedule, step)
-        asked = np.where(rng.random(len(rows)) < schedule.caption_dropout, which[-1], which[rows])
+        asked = _worded(which, rows, schedule.caption_dropout, rng)
         random = torch.Generator().manual_seed(int(rng.integers(2**62)))
         times = torch.randint(0, 1000, (len(rows),), generator=random)
         noised = torch.randn(latents[rows].shape, generator=random)
@@ -263,10 +257,16 @@ def _draw(
     """Images, dropped captions, times and noise from (seed, step) alone."""
     rng = np.random.default_rng([seed, step])
     rows = drawn_rows(seed, step, schedule.batch, weights, rng)
-    captions = np.where(rng.random(schedule.batch) < schedule.caption_dropout, which[-1], which[rows])
+    captions = _worded(which, rows, schedule.caption_dropout, rng)
     random = torch.Generator().manual_seed(int(rng.integers(2**62)))
     times = torch.randint(0, 1000, (schedule.batch,), generator=random)
     return Batch(rows, captions, times, torch.randn(latents[rows].shape, generator=random))
+
+
+def _worded(which: NDArray[np.int64], rows: NDArray[np.int64], dropout: float, rng: Any) -> NDArray[np.int64]:
+    """One of its wordings for each image, or no text."""
+    one = rng.integers(0, which.shape[1], len(rows))
+    return np.asarray(np.where(rng.random(len(rows)) < dropout, which[-1, 0], which[rows, one]), np.int64)
 
 
 def drawn_rows(

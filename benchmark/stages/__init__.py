@@ -15,8 +15,8 @@ from benchmark.cache import Record
 VERSIONS: dict[str, int] = {
     "split": 5,
     "autoencoder": 5,
-    "train": 5,
-    "synthesize": 6,
+    "train": 6,
+    "synthesize": 7,
     "features": 2,
     "classify": 3,
     "fidelity": 8,

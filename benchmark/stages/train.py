@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.cache import Record, write_json
-from benchmark.datasets import captions
+from benchmark.datasets import wordings
 from benchmark.stages import device, peaks, split, spoken
 
 
@@ -38,7 +38,7 @@ class ChosenImages:
         return out
 
 
-Seen = tuple[ChosenImages, list[str], list[str]]  # images, captions, names of their sets
+Seen = tuple[ChosenImages, list[tuple[str, ...]], list[str]]  # images, wordings of their captions, names of their sets
 
 
 def run_autoencoder(config: Record, inputs: dict[str, Path], folder: Path) -> None:
@@ -115,13 +115,13 @@ def read_autoencoder(folder: Path) -> tuple[Any, int]:
 
 def seen(config: Record, inputs: dict[str, Path]) -> Seen:
     """What the sight of `config` allows of all split inputs, in their order: this and nothing else is learnt from."""
-    parts, texts, sets = [], [], []
+    parts, sets, texts = [], [], list[tuple[str, ...]]()
     for role in sorted(role for role in inputs if role.startswith("split")):
         prepared = split.read(inputs[role])
         rows = split.seen_rows(prepared, config)
         own = None if config.get("dp_epsilon") else prepared.captions(rows)
         parts.append((prepared.train.images, rows))
-        texts += [""] * len(rows) if config.get("unconditional") else captions(
+        texts += [("",)] * len(rows) if config.get("unconditional") else wordings(
             prepared.card, prepared.train.labels[rows], own, detail=config.get("detail", "full"),
             phrasings=config.get("phrasings", 1), noise=config.get("caption_noise", 0.0),
             seed=config.get("seed_of_model", 0),
@@ -169,12 +169,12 @@ def _fit(
     pipeline: Any, resolution: int, config: Record, inputs: dict[str, Path], folder: Path
 ) -> tuple[list[float], Record]:
     from generators.autoencoders import encode
-    from generators.latent_diffusion import add_lora, merge_lora, tell_cut
+    from generators.latent_diffusion import add_lora, merge_lora, numbered, tell_cut
     from generators.training import Privacy, Schedule, sampling_weights, train, train_privately
 
     images, texts, sets = seen(config, inputs)
     if int(os.environ.get("RANK", 0)) == 0:
-        tell_cut(pipeline.tokenizer, texts, "captions")
+        tell_cut(pipeline.tokenizer, numbered(texts)[0], "captions")
     facts = json.loads((inputs["autoencoder"] / "facts.json").read_text())
     where, precision = _latents(folder / "checkpoint"), facts.get("precision", "fp32")  # as in its decoder's tuning
     latents = encode(pipeline.vae, images, resolution, file=where, precision=precision)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmark.datasets import DETAILS, PHRASINGS, UNSEEN, Card, captions, phrase
+from benchmark.datasets import DETAILS, PHRASINGS, UNSEEN, Card, captions, phrase, wordings
 
 XRAY = Card("x", ("normal", "pneumonia"), "X-ray", anatomy="chest")
 CHEST = Card("c", ("effusion", "mass", "nodule"), "X-ray", task="multilabel")
@@ -29,8 +29,21 @@ def test_phrasings_differ_and_one_is_never_trained_on(detail: str) -> None:
     labels = np.arange(200) % 2
     drawn = captions(XRAY, labels, detail=detail, phrasings=3, seed=1)
     assert drawn == captions(XRAY, labels, detail=detail, phrasings=3, seed=1)
-    assert len(set(drawn)) == 6
-    assert phrase(XRAY, 0, detail, UNSEEN) not in drawn and len(PHRASINGS[detail]) == UNSEEN + 1
+    assert len(set(drawn)) == 6 and drawn != captions(XRAY, labels, detail=detail, phrasings=3, seed=2)
+    normal, ill = wordings(XRAY, labels, detail=detail, phrasings=UNSEEN)[:2]
+    assert (
+        len({*normal, *ill}) == 2 * UNSEEN and set(drawn[::2]) == set(normal[:3]) and set(drawn[1::2]) == set(ill[:3])
+    )
+    assert phrase(XRAY, 0, detail, UNSEEN) not in normal and len(PHRASINGS[detail]) == UNSEEN + 1
+
+
+@pytest.mark.parametrize("detail", DETAILS)
+def test_a_label_stands_at_every_place(detail: str) -> None:
+    """First, last and between: at one place alone the whole sentence is learnt instead of the word."""
+    places = [text.index("{label}") for text in PHRASINGS[detail][1:UNSEEN] if "{label}" in text]
+    ends = [text.endswith("{label}") for text in PHRASINGS[detail][1:UNSEEN] if "{label}" in text]
+    assert len(places) >= UNSEEN - 2 and sum(place == 0 for place in places) >= 2
+    assert sum(ends) >= 2 and sum(place > 0 and not end for place, end in zip(places, ends, strict=True)) >= 1
 
 
 def test_what_a_normal_image_lacks_is_spelled_out() -> None:
@@ -49,7 +62,7 @@ def test_the_unseen_wording_does_not_hold_the_known_one() -> None:
 
 def test_noise_changes_the_share_asked_for() -> None:
     labels = np.arange(4000) % 2
-    clean, noisy = captions(XRAY, labels), captions(XRAY, labels, noise=0.2)
+    clean, noisy = wordings(XRAY, labels), wordings(XRAY, labels, noise=0.2)
     wrong = np.mean([a != b for a, b in zip(clean, noisy, strict=True)])
     assert wrong == pytest.approx(0.2, abs=0.02), "an exchanged caption is of another class"
 
@@ -58,6 +71,8 @@ def test_own_captions_are_used_at_full_detail_alone() -> None:
     labels = np.array([0, 1])
     assert captions(XRAY, labels, ["one", "two"]) == ["one", "two"]
     assert captions(XRAY, labels, ["one", "two"], detail="label") == ["normal", "pneumonia"]
+    both = wordings(XRAY, labels, ["one", " "], phrasings=2)
+    assert both == [("one",), (phrase(XRAY, 1), phrase(XRAY, 1, "full", 1))]
 
 
 def test_what_is_called_nothing_spells_out_the_rest() -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from benchmark.cache import Cell, Store
-from benchmark.datasets import captions, phrase
+from benchmark.datasets import phrase
 from benchmark.stages import split, synthesize
 from benchmark.stages.train import assemble, read_autoencoder
 from tests.benchmark.test_generators import SMALL, of
@@ -71,11 +71,11 @@ def test_each_image_has_the_caption_of_its_label(
         finish(of(cells, "train", generator=name), tmp_path / "home", "train")
         found[name] = given.pop()
     card, schedule = prepared.card, found["blind"][2]
-    assert found["plain"][1] == [phrase(card, label, "label") for label in labels]
-    assert found["many"][1] == captions(card, labels, None, detail="type", phrasings=3, seed=0)
-    wrong = np.mean([a != phrase(card, label) for a, label in zip(found["noisy"][1], labels, strict=True)])
+    assert found["plain"][1] == [(phrase(card, label, "label"),) for label in labels]
+    assert found["many"][1] == [tuple(phrase(card, label, "type", k) for k in range(3)) for label in labels]
+    wrong = np.mean([a != (phrase(card, label),) for a, label in zip(found["noisy"][1], labels, strict=True)])
     assert 0.3 < wrong < 0.7
-    assert set(found["blind"][1]) == {""} and schedule.caption_dropout == 0.0
+    assert set(found["blind"][1]) == {("",)} and schedule.caption_dropout == 0.0
     assert len(found["half"][1]) == pytest.approx(len(labels) / 2, abs=3)
 
     # And the latents are of those images, in their order.

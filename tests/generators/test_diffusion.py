@@ -19,14 +19,16 @@ from generators.autoencoders import decode, new_tiny
 from generators.latent_diffusion import (
     diffusion_loss,
     load_pipeline,
+    numbered,
     sample,
     small_pipeline,
+    snr_weight,
     token_ids,
     tokenizer,
     with_scheduler,
 )
 from generators.teaching import learn_vocabulary
-from generators.training import Schedule, drawn_rows, learning_rate, sampling_weights, snr_weight, train
+from generators.training import Schedule, drawn_rows, learning_rate, sampling_weights, train
 
 CAPTIONS = ["head CT slice", "chest x-ray", "", "retina with no diabetic retinopathy"]
 
@@ -263,10 +265,21 @@ def test_captions_are_dropped_as_often_as_asked(dropout: float) -> None:
     from generators.training import _draw
 
     schedule = Schedule(images_seen=8000, batch=2000, caption_dropout=dropout)
-    which = np.array([0, 1, 2, 1, 3])  # of four images and of no text
+    which = np.array([[0, 1], [1, 1], [2, 4], [1, 0], [3, 3]])  # two wordings of four images, and no text
     drawn = _draw(0, 0, torch.zeros(4, 4, 1, 1), which, np.full(4, 0.25), schedule)
     empty = drawn.captions == 3
-    assert abs(empty.mean() - dropout) < 0.04 and np.array_equal(drawn.captions[~empty], which[drawn.rows[~empty]])
+    assert abs(empty.mean() - dropout) < 0.04
+    asked, rows = drawn.captions[~empty], drawn.rows[~empty]
+    assert (asked[:, None] == which[rows]).any(1).all()
+    for row, wording in ((0, 0), (0, 1), (2, 2), (2, 4)):  # each as often as the other
+        assert not len(asked) or abs((asked[rows == row] == wording).mean() - 0.5) < 0.1
+
+
+def test_captions_are_numbered_with_their_wordings() -> None:
+    texts, which = numbered(["a", ("b", "a"), "", ("b", "a")])
+    assert sorted(texts) == ["", "a", "b"] and which.shape == (5, 2)
+    said = [[texts[place] for place in row] for row in which]
+    assert said == [["a", "a"], ["b", "a"], ["", ""], ["b", "a"], ["", ""]]
 
 
 @pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler"])

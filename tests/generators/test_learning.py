@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmark.datasets import UNSEEN, Card, phrase, wordings
 from generators import training
-from generators.latent_diffusion import diffusion_loss, sample, token_ids
-from generators.training import Denoiser, Schedule, learning_rate, snr_weight, train
+from generators.latent_diffusion import diffusion_loss, sample, snr_weight, token_ids
+from generators.training import Denoiser, Schedule, learning_rate, train
 from tests.generators.test_diffusion import CAPTIONS, fit, pipeline, weights
 
 PLAIN = Schedule(images_seen=8, batch=8, warmup=0, decay="constant", caption_dropout=0.0, learning_rate=1.0)
@@ -32,7 +33,8 @@ def one_step(monkeypatch: pytest.MonkeyPatch, schedule: Schedule) -> tuple[torch
 
 
 def test_the_caption_decides_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latents of -1 and 1 under two captions: a shuffled caption, deaf text or guidance of the wrong sign shows."""
+    """Latents of -1, 0 and 1 under three labels: shuffled captions, deaf text or guidance of the wrong sign show, and
+    so does a label that is not read where an unseen wording has it."""
     kept: list[torch.Tensor] = []
 
     def keep(vae: Any, latents: torch.Tensor, size: int) -> Any:
@@ -40,15 +42,19 @@ def test_the_caption_decides_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> N
         return np.zeros((len(latents), size, size, 3), np.uint8)
 
     monkeypatch.setattr("generators.latent_diffusion.decode", keep)
-    model, texts = pipeline(), ["chest x-ray", "head CT slice"] * 16
-    latents = torch.tensor([-1.0, 1.0] * 16).view(-1, 1, 1, 1).expand(-1, 4, 8, 8).contiguous()
-    schedule = Schedule(images_seen=200 * 32, batch=32, learning_rate=3e-3, warmup=10)
-    train(model, latents, texts, np.full(32, 1 / 32), schedule, seed=0)
-    for guidance in (1.0, 7.0):
-        sample(model, texts[:6], list(range(6)), size=64, steps=10, guidance=guidance)
-    weak, strong = (latents.mean((1, 2, 3)).numpy() for latents in kept)
-    assert (np.sign(weak) == [-1, 1] * 3).all() and (np.abs(weak) > 0.5).all()
-    assert (np.sign(strong) == [-1, 1] * 3).all() and np.abs(strong).mean() > np.abs(weak).mean() + 0.05
+    model, labels = pipeline(), np.array([0, 1, 2] * 10)
+    card = Card("x", ("glioma", "meningioma", "pituitary tumor"), "MRI", anatomy="brain")
+    texts, size = wordings(card, labels, phrasings=UNSEEN), len(labels)
+    latents = torch.from_numpy(labels - 1).float().view(-1, 1, 1, 1).expand(-1, 4, 8, 8).contiguous()
+    schedule = Schedule(images_seen=120 * 30, batch=30, learning_rate=3e-3, warmup=10)
+    train(model, latents, texts, np.full(size, 1 / size), schedule, seed=0)
+    for place, guidance in ((0, 1.0), (0, 7.0), (UNSEEN, 1.0)):
+        asked = [phrase(card, label, "full", place) for label in labels[:6]]
+        sample(model, asked, list(range(6)), size=64, steps=10, guidance=guidance)
+    weak, strong, unseen = (latents.mean((1, 2, 3)).numpy() for latents in kept)
+    assert np.abs(weak - [-1, 0, 1] * 2).max() < 0.4 and np.abs(unseen - [-1, 0, 1] * 2).max() < 0.4
+    ends = labels[:6] != 1
+    assert (np.sign(strong) == np.sign(weak))[ends].all() and (np.abs(strong) > np.abs(weak) + 0.05)[ends].all()
 
 
 def test_steps_have_the_rate_and_the_optimiser_that_were_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +81,7 @@ def test_steps_have_the_rate_and_the_optimiser_that_were_asked(monkeypatch: pyte
 
 
 def test_every_step_draws_anew_over_all_times() -> None:
-    schedule, which = Schedule(images_seen=16_000, batch=2000), np.array([0, 1, 2, 3, 4])
+    schedule, which = Schedule(images_seen=16_000, batch=2000), np.array([[0], [1], [2], [3], [4]])
     one, two = (
         training._draw(0, step, torch.zeros(4, 4, 1, 1), which, np.array([0.4, 0.3, 0.2, 0.1]), schedule)
         for step in (0, 1)
