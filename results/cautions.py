@@ -87,17 +87,28 @@ def signatures(results: Results) -> list[str]:
 
 
 def _labels(results: Results) -> list[str]:
-    """Synthetic images in which a classifier of real ones sees the label asked for less often than in real ones."""
-    table = plain_rows(results.pooled("fidelity", "label_consistency"))
-    real = {row["dataset"]: row for row in records(table[table["generator"] == "real"])}
-    wrong = []
-    for row in records(table[table["generator"].isin(results.generators)]):
-        floor = real.get(row["dataset"])
+    """Labels seen less often in synthetic images than in real ones, in an unseen wording than in the first."""
+    table = results.pooled("fidelity", "label_consistency")
+    ours = table[table["generator"].isin(results.generators)]
+    real, unseen = plain_rows(table[table["generator"] == "real"]), ours[ours["variant"] == "phrasing=unseen"]
+    found = {
+        "Labels: a classifier of real images sees the label asked for in fewer synthetic images than real ones":
+            _fewer(results, plain_rows(ours), real, ["dataset"]),
+        "Wording: it sees that label in fewer images drawn from a wording that no generator was trained on":
+            _fewer(results, unseen, plain_rows(ours), ["dataset", "generator", "exposure", "budget"]),
+    }  # fmt: skip
+    return [f"{text} ({'; '.join(wrong)})." for text, wrong in found.items() if wrong]
+
+
+def _fewer(results: Results, rows: pd.DataFrame, floors: pd.DataFrame, keys: list[str]) -> list[str]:
+    """Where a share lies below that of the same keys among `floors`, beyond both intervals."""
+    known, wrong = {tuple(str(row[key]) for key in keys): row for row in records(floors)}, []
+    for row in records(rows):
+        floor = known.get(tuple(str(row[key]) for key in keys))
         if floor and not absent(row["high"]) and row["high"] < floor["low"]:
-            where = place_of(results, row)
-            wrong.append(f"{where} {percent(row['value'], 0)} against {percent(floor['value'], 0)}")
-    text = "Labels: a classifier of real images sees the label asked for in fewer synthetic images than real ones"
-    return [f"{text} ({'; '.join(dict.fromkeys(wrong))})."] if wrong else []
+            shares = [percent(each["value"], 0) for each in (row, floor)]
+            wrong.append(f"{place_of(results, row)} {' against '.join(shares)}")
+    return list(dict.fromkeys(wrong))
 
 
 def _told_apart(results: Results) -> list[str]:

@@ -300,3 +300,19 @@ def test_many_sets_are_told_by_their_extremes(results: Results) -> None:
     assert "On five data sets" in near and "is 2.0 to 2.8 times that of real images from one another" in near
     assert "and 25\u00a0% to 35\u00a0% of that of class means" in near and "d3" not in near + real
     assert "in 80\u00a0% to 84\u00a0% on five data sets (real from real 50\u00a0%, the autoencoder" in real
+
+
+def test_labels_that_are_seen_less_often_are_told(results: Results) -> None:
+    """In synthetic images than in real ones, and in an unseen wording than in the first; overlapping intervals no."""
+    keys = {"stage": "fidelity", "exposure": "full", "budget": 1.0, "group": "all", "metric": "label_consistency"}
+    rows = [
+        keys | {"dataset": name, "generator": generator, "variant": variant, "value": value, "low": value - 0.05,
+                "high": value + 0.05}
+        for name, shares in {"a": (0.9, 0.7, 0.3), "b": (0.9, 0.85, 0.8)}.items()
+        for (generator, variant), value in zip(
+            (("real", ""), ("all", ""), ("all", "phrasing=unseen")), shares, strict=True
+        )
+    ]  # fmt: skip
+    labels, wording = (text.replace("\u00a0", " ") for text in cautions.signatures(made(results, rows)))
+    assert labels.startswith("Labels:") and labels.endswith("than real ones (a (all) 70 % against 90 %).")
+    assert wording.startswith("Wording:") and wording.endswith("trained on (a (all) 30 % against 70 %).")
