@@ -94,7 +94,7 @@ def _labels(results: Results) -> list[str]:
     found = {
         "Labels: a classifier of real images sees the label asked for in fewer synthetic images than real ones":
             _fewer(results, plain_rows(ours), real, ["dataset"]),
-        "Wording: it sees that label in fewer images drawn from a wording that no generator was trained on":
+        "Wording: a classifier of real images sees the label asked for in fewer images of a wording never trained on":
             _fewer(results, unseen, plain_rows(ours), ["dataset", "generator", "exposure", "budget"]),
     }  # fmt: skip
     return [f"{text} ({'; '.join(wrong)})." for text, wrong in found.items() if wrong]

@@ -315,4 +315,4 @@ def test_labels_that_are_seen_less_often_are_told(results: Results) -> None:
     ]  # fmt: skip
     labels, wording = (text.replace("\u00a0", " ") for text in cautions.signatures(made(results, rows)))
     assert labels.startswith("Labels:") and labels.endswith("than real ones (a (all) 70 % against 90 %).")
-    assert wording.startswith("Wording:") and wording.endswith("trained on (a (all) 30 % against 70 %).")
+    assert wording.startswith("Wording:") and wording.endswith("never trained on (a (all) 30 % against 70 %).")
