@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from benchmark.cache import BadInput, sha256
-from benchmark.datasets import UNSEEN
+from benchmark.datasets import UNSEEN, fingerprint
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -96,6 +96,8 @@ class Generator(Frozen):
         known = dict(RECIPES.get(name, {})) | {"recipe": name}
         if data.get("checkpoint") or data.get("images"):
             known.pop("start", None)
+        if data.get("dp_epsilon") is not None:
+            known["phrasings"] = 3  # its text encoder keeps random weights and learns no words
         if data.get("epochs") is not None:
             known.pop("images_seen", None)
         if data.get("images_seen") is not None:
@@ -344,7 +346,5 @@ def folder_digest(folder: Path, reference: str) -> str:
     """A fingerprint of the folder that a reference stands for: the commit of a hub id, else its files' hash."""
     if folder != Path(reference):
         return folder.name
-    from benchmark.datasets import fingerprint
-
     files = sorted(file for kind in ("*.json", "*.safetensors", "*.txt") for file in folder.rglob(kind))
     return fingerprint(folder, files)

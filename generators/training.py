@@ -105,7 +105,7 @@ def train(
 ) -> list[float]:  # fmt: skip
     """Train U-Net and text encoder in place and leave the averaged weights in the pipeline; returns all losses.
 
-    latents float32 [N, C, h, w]; weights float64 [N], the probability of each image. Only what
+    latents float32 [N, C, h, w]; captions [N]; weights float64 [N], the probability of each image. Only what
     requires a gradient is trained. Within a process group every process takes its share of each batch.
     checkpoint: a folder in which the state is kept every few minutes and from which an earlier run goes on.
     Raises FloatingPointError, naming step and learning rate, when the loss is not finite.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmark.cache import BadInput, Cell
+from benchmark.datasets import UNSEEN
 from benchmark.stages import split
 from benchmark.stages.train import seen
 from benchmark.study import load_study
@@ -29,6 +30,7 @@ def test_a_private_generator_tells_its_epsilon_and_its_decoder_learns_nothing(
     cells = cells_of(tmp_path, generators=generators, datasets=["phantom-oct"])
     assert [c.config["images_seen"] for c in of(cells, "autoencoder", "private")] == [0]
     assert "dp_epsilon" not in of(cells, "train", "open")[0].config
+    assert [of(cells, "train", name)[0].config["phrasings"] for name in generators] == [UNSEEN, 3]
     store = finish(cells, tmp_path / "home", "membership")
     trained = of(cells, "train", "private")[0]
     facts = json.loads((store.folder(trained) / "loss.json").read_text())

@@ -316,3 +316,6 @@ def test_labels_that_are_seen_less_often_are_told(results: Results) -> None:
     labels, wording = (text.replace("\u00a0", " ") for text in cautions.signatures(made(results, rows)))
     assert labels.startswith("Labels:") and labels.endswith("than real ones (a (all) 70 % against 90 %).")
     assert wording.startswith("Wording:") and wording.endswith("never trained on (a (all) 30 % against 70 %).")
+    study = made(results, rows)
+    study = dataclasses.replace(study, study=study.study | {"sampling": {"filter": [0.5]}})
+    assert len(cautions.signatures(study)) == 1, "the first wording is filtered, the unseen one is not"
