@@ -209,6 +209,25 @@ def snr_weight(scheduler: Any, times: torch.Tensor, gamma: float) -> torch.Tenso
     return ratio.clamp(max=gamma) / (ratio + float(scheduler.config.prediction_type == "v_prediction"))
 
 
+class Denoiser(torch.nn.Module):
+    """U-Net and text encoder as one module, so that several processes can share its gradients."""
+
+    def __init__(self, pipeline: Any, snr_gamma: float | None) -> None:
+        super().__init__()
+        self.unet, self.text = pipeline.unet, pipeline.text_encoder
+        self.scheduler, self.snr_gamma = copy(pipeline.scheduler), snr_gamma
+        self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(pipeline.unet.device)
+
+    def forward(
+        self, latents: torch.Tensor, ids: torch.Tensor, position: torch.Tensor, times: torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
+        """Sum of the losses of latents [N], whose captions are ids[position]: each different one is encoded once."""
+        losses = diffusion_loss(self.unet, self.scheduler, latents, self.text(ids)[0][position], times, noise)
+        if self.snr_gamma is not None:
+            losses = losses * snr_weight(self.scheduler, times, self.snr_gamma)
+        return losses.sum()
+
+
 @torch.no_grad()
 def denoising_errors(
     pipeline: Pipeline, latents: torch.Tensor, captions: list[str], times: tuple[int, ...], draws: int, seed: int = 0

@@ -25,6 +25,7 @@ from generators.autoencoders import (
     Features,
     Stored,
     latents_of,
+    repeatable,
     resume_state,
     save_state,
     to_tensor,
@@ -161,6 +162,7 @@ def distil(
         report(step + 1, loss.item())
 
 
+@repeatable()
 def tune_decoder(
     model: Autoencoder,
     images: Stored,

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from generators.autoencoders import resume_state, save_state
-from generators.latent_diffusion import diffusion_loss, numbered, snr_weight, token_ids
+from generators.autoencoders import repeatable, resume_state, save_state
+from generators.latent_diffusion import Denoiser, diffusion_loss, numbered, token_ids
 
 Report = Callable[[int, float], None]  # images seen, loss
 Captions = Sequence[str | tuple[str, ...]]  # [N]: a text, or wordings of which one is drawn each time
@@ -71,24 +72,6 @@ class Batch:
     noise: torch.Tensor
 
 
-class Denoiser(torch.nn.Module):
-    """U-Net and text encoder as one module, so that several processes can share its gradients."""
-
-    def __init__(self, pipeline: Any, snr_gamma: float | None) -> None:
-        super().__init__()
-        self.unet, self.text = pipeline.unet, pipeline.text_encoder
-        self.scheduler, self.snr_gamma = pipeline.scheduler, snr_gamma
-
-    def forward(
-        self, latents: torch.Tensor, ids: torch.Tensor, position: torch.Tensor, times: torch.Tensor, noise: torch.Tensor
-    ) -> torch.Tensor:
-        """Sum of the losses of latents [N], whose captions are ids[position]: each different one is encoded once."""
-        losses = diffusion_loss(self.unet, self.scheduler, latents, self.text(ids)[0][position], times, noise)
-        if self.snr_gamma is not None:
-            losses = losses * snr_weight(self.scheduler, times, self.snr_gamma)
-        return losses.sum()
-
-
 def sampling_weights(sets: list[str], temperature: float) -> NDArray[np.float64]:
     """Probability [N] of each image: sets are drawn with weight size^temperature, images of one set alike.
 
@@ -99,6 +82,7 @@ def sampling_weights(sets: list[str], temperature: float) -> NDArray[np.float64]
     return np.asarray((share / counts)[which], np.float64)
 
 
+@repeatable()
 def train(
     pipeline: Any, latents: torch.Tensor, captions: Captions, weights: NDArray[np.float64], schedule: Schedule,
     *, seed: int, checkpoint: Path | None = None, report: Report = lambda seen, loss: None,
@@ -159,6 +143,7 @@ class Privacy:
     clip: float = 1.0
 
 
+@repeatable()
 def train_privately(
     pipeline: Any, latents: torch.Tensor, captions: Captions, schedule: Schedule, privacy: Privacy,
     *, checkpoint: Path | None = None, report: Report = lambda seen, loss: None, secret: int | None = None,
@@ -345,6 +330,5 @@ def learning_rate(schedule: Schedule, step: int) -> float:
 
 @torch.no_grad()
 def _update_average(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    for a, b in zip(average.parameters(), model.parameters(), strict=True):
-        if b.requires_grad:
-            a.lerp_(b, 1 - decay)
+    learnt = [(a, b) for a, b in zip(average.parameters(), model.parameters(), strict=True) if b.requires_grad]
+    get_ema_multi_avg_fn(decay)([a for a, _ in learnt], [b for _, b in learnt], 0)

@@ -109,7 +109,7 @@ def test_killed_training_ends_in_the_same_weights(tmp_path: Path, monkeypatch: p
     whole = pipeline()
     losses = fit(whole, 6)
 
-    import generators.training as module
+    import generators.latent_diffusion as module
 
     calls = []
 
@@ -150,7 +150,7 @@ def test_sigkill_in_the_midst_of_training_changes_nothing(tmp_path: Path) -> Non
 def test_micro_batches_change_rounding_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import generators.training as module
+    import generators.latent_diffusion as module
 
     whole, parts, short = pipeline(), pipeline(), pipeline()
     losses = fit(whole, 4)
@@ -219,7 +219,7 @@ def test_min_snr_weight() -> None:
 
 
 def test_loss_that_is_not_finite_names_step_and_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    import generators.training as module
+    import generators.latent_diffusion as module
 
     monkeypatch.setattr(module, "diffusion_loss", lambda *a: torch.tensor([float("nan")], requires_grad=True))
     with pytest.raises(FloatingPointError, match="step 0 with learning rate"):
