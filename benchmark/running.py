@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from benchmark.cache import BadInput, Cell, Record, Store, write_json
 from benchmark.plan import ORDER
-from benchmark.stages import Meter, forget_peak, peaks, stage
+from benchmark.stages import Meter, forget_peak, peaks, repeatable, stage
 from benchmark.study import Study
 
 Job = tuple[int, tuple[Any, ...]]
@@ -235,7 +235,7 @@ def run_one(home: str, cell: Cell) -> tuple[str, str, int]:
             set_threads(cell.threads)
             forget_peak()
             inputs = {role: store.folder(item) for role, item in cell.inputs.items()}
-            with Meter(folder) as meter:
+            with Meter(folder) as meter, repeatable():
                 measured = stage(cell.stage)(cell.config, inputs, folder)
             store.finish(cell, _facts(meter) | (measured or {}))
         except BadInput as error:

@@ -271,3 +271,14 @@ def label_consistency(labels: NDArray[Any], probabilities: NDArray[np.float64]) 
         return value, max(0.0, value - reach), min(1.0, value + reach)
     right = probabilities.argmax(1) == labels
     return (float(right.mean()), *binomial_interval(int(right.sum()), right.size))
+
+
+def chance_consistency(labels: NDArray[Any], probabilities: NDArray[np.float64]) -> float:
+    """What `label_consistency` would be of the same answers dealt to the same labels at random: Cohen's chance
+    agreement (1960)."""
+    if labels.ndim == 2:
+        asked, seen = (labels > 0).mean(0), (probabilities > 0.5).mean(0)
+        return float((asked * seen + (1 - asked) * (1 - seen)).mean())
+    asked, seen = (np.bincount(each, minlength=probabilities.shape[1]) / len(labels)
+                   for each in (labels, probabilities.argmax(1)))  # fmt: skip
+    return float(asked @ seen)

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -178,23 +178,6 @@ def decode(model: Autoencoder, latents: torch.Tensor, size: int, batch: int | No
 def round_trip(model: Autoencoder, resolution: int, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """decode(encode(images)) at the images' own side: the best copy that a latent model can emit."""
     return decode(model, encode(model, images, resolution), images.shape[1])
-
-
-@contextmanager
-def repeatable() -> Iterator[None]:
-    """Kernels that give the same bits every time, where torch has them (it warns where not), so that a training that
-    was killed ends as one that was not: by default several threads, and a GPU, add up some gradients in any order."""
-    strict, gentle = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    memory: Any = torch.utils.deterministic
-    filled = memory.fill_uninitialized_memory
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is refused
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    memory.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(strict, warn_only=gentle)
-        memory.fill_uninitialized_memory = filled
 
 
 def save_state(folder: Path, parts: Mapping[str, Any], losses: list[float]) -> None:

@@ -25,7 +25,6 @@ from generators.autoencoders import (
     Features,
     Stored,
     latents_of,
-    repeatable,
     resume_state,
     save_state,
     to_tensor,
@@ -162,7 +161,6 @@ def distil(
         report(step + 1, loss.item())
 
 
-@repeatable()
 def tune_decoder(
     model: Autoencoder,
     images: Stored,

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from generators.autoencoders import repeatable, resume_state, save_state
+from generators.autoencoders import resume_state, save_state
 from generators.latent_diffusion import Denoiser, diffusion_loss, numbered, token_ids
 
 Report = Callable[[int, float], None]  # images seen, loss
@@ -82,7 +82,6 @@ def sampling_weights(sets: list[str], temperature: float) -> NDArray[np.float64]
     return np.asarray((share / counts)[which], np.float64)
 
 
-@repeatable()
 def train(
     pipeline: Any, latents: torch.Tensor, captions: Captions, weights: NDArray[np.float64], schedule: Schedule,
     *, seed: int, checkpoint: Path | None = None, report: Report = lambda seen, loss: None,
@@ -143,7 +142,6 @@ class Privacy:
     clip: float = 1.0
 
 
-@repeatable()
 def train_privately(
     pipeline: Any, latents: torch.Tensor, captions: Captions, schedule: Schedule, privacy: Privacy,
     *, checkpoint: Path | None = None, report: Report = lambda seen, loss: None, secret: int | None = None,

@@ -87,29 +87,32 @@ def signatures(results: Results) -> list[str]:
 
 
 def _labels(results: Results) -> list[str]:
-    """Labels seen less often in synthetic images than in real ones, in an unseen wording than in the first."""
-    table = results.pooled("fidelity", "label_consistency")
-    ours = table[table["generator"].isin(results.generators)]
+    """Labels seen no more often than by chance, in real images (by a blind judge) or in synthetic ones; less often in
+    synthetic than in real ones, in an unseen wording than in the first."""
+    table, chance = (results.pooled("fidelity", name) for name in ("label_consistency", "label_by_chance"))
     filtered = ((results.study.get("sampling") or {}).get("filter") or [None])[0]  # which the unseen wording never is
-    real, unseen = table[table["generator"] == "real"], ours[(ours["variant"] == "phrasing=unseen") & (not filtered)]
+    keys, real = ["dataset", "generator", "exposure", "budget"], plain_rows(table[table["generator"] == "real"])
+    blind = _wrong(real, chance, ["dataset", "generator"])
+    ours = table[table["generator"].isin(results.generators) & ~table["dataset"].isin([r["dataset"] for r, _ in blind])]
+    unseen, plain = ours[(ours["variant"] == "phrasing=unseen") & (not filtered)], plain_rows(ours)
+    judge = "a classifier of real images sees the label asked for in"
     found = {
-        "Labels: a classifier of real images sees the label asked for in fewer synthetic images than real ones":
-            _fewer(results, plain_rows(ours), plain_rows(real), ["dataset"]),
-        "Wording: a classifier of real images sees the label asked for in fewer images of a wording never trained on":
-            _fewer(results, unseen, plain_rows(ours), ["dataset", "generator", "exposure", "budget"]),
-    }  # fmt: skip
-    return [f"{text} ({'; '.join(wrong)})." for text, wrong in found.items() if wrong]
+        "Judge: the classifier that is to tell labels sees them in real images no more often than by chance": blind,
+        f"Labels: {judge} no more synthetic images than by chance": _wrong(plain, plain_rows(chance), keys),
+        f"Labels: {judge} fewer synthetic images than real ones": _wrong(plain, real, ["dataset"]),
+        f"Wording: {judge} fewer images of a wording never trained on": _wrong(unseen, plain, keys),
+    }
+    told = {text: [f"{place_of(results, row)} {percent(row['value'], 0)} against {percent(other['value'], 0)}"
+                   for row, other in pairs] for text, pairs in found.items()}  # fmt: skip
+    return [f"{text} ({'; '.join(dict.fromkeys(each))})." for text, each in told.items() if each]
 
 
-def _fewer(results: Results, rows: pd.DataFrame, floors: pd.DataFrame, keys: list[str]) -> list[str]:
-    """Where a share lies below that of the same keys among `floors`, beyond both intervals."""
-    known, wrong = {tuple(str(row[key]) for key in keys): row for row in records(floors)}, []
-    for row in records(rows):
-        floor = known.get(tuple(str(row[key]) for key in keys))
-        if floor and not absent(row["high"]) and row["high"] < floor["low"]:
-            shares = [percent(each["value"], 0) for each in (row, floor)]
-            wrong.append(f"{place_of(results, row)} {' against '.join(shares)}")
-    return list(dict.fromkeys(wrong))
+def _wrong(rows: pd.DataFrame, others: pd.DataFrame, keys: list[str]) -> list[tuple[Row, Row]]:
+    """Rows whose interval is not above the number of the same keys (chance), or is below the interval of that."""
+    known = {tuple(str(row[key]) for key in keys): row for row in records(others)}
+    pairs = [(row, known.get(tuple(str(row[key]) for key in keys))) for row in records(rows[rows["high"].notna()])]
+    return [(row, other) for row, other in pairs if other and (
+        row["low"] <= other["value"] if absent(other["low"]) else row["high"] < other["low"])]  # fmt: skip
 
 
 def _told_apart(results: Results) -> list[str]:
@@ -170,11 +173,8 @@ def _diversity(results: Results) -> list[str]:
         if floor and not absent(row["low"]) and not absent(floor["high"]) and row["low"] > floor["high"]:
             text = f"{place_of(results, row, False)} {number(row['value'])} against {number(floor['value'])}"
             near.setdefault(str(row["generator"]), []).append(text)
-    return [
-        f"Little diversity: the images of {name} resemble one another more than real ones do (MS-SSIM: "
-        f"{'; '.join(dict.fromkeys(texts))})."
-        for name, texts in near.items()
-    ]
+    much = {name: f"more than real ones do (MS-SSIM: {'; '.join(dict.fromkeys(each))})" for name, each in near.items()}
+    return [f"Little diversity: the images of {name} resemble one another {text}." for name, text in much.items()]
 
 
 def _repeated(results: Results) -> list[str]:
@@ -248,8 +248,7 @@ def _doubled(results: Results) -> list[str]:
 
 def strength(results: Results) -> list[str]:
     """Few seeds, one generator, nothing to claim."""
-    rows = records(headline(results))
-    found = []
+    rows, found = records(headline(results)), []
     seeds = min((int(row["seeds"]) for row in rows), default=PROVISIONAL)
     if seeds == 1:
         found.append("One seed: intervals are the test patients' alone and leave out the variation of training.")
@@ -274,9 +273,8 @@ def privacy(results: Results) -> str:
         return "No privacy audit was run, so nothing is known about copies of training images."
     found = [row for row in rows if not absent(row["low"]) and row["low"] > 0]
     worst = max(rows, key=worst_first)
-    most = (
-        f"{percent(max(worst['value'], 0))}, {percents(worst)}" if not absent(worst["low"]) else percent(worst["value"])
-    )
+    known = not absent(worst["low"])
+    most = f"{percent(max(worst['value'], 0))}, {percents(worst)}" if known else percent(worst["value"])
     where = f"most on {place_of(results, worst)}: " if len({row["dataset"] for row in rows}) > 1 else ""
     if found:
         sets = listed(list(dict.fromkeys(str(row["dataset"]) for row in found)))

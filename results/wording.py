@@ -139,7 +139,7 @@ HEADINGS = {
     "tile_max_level": "level of the query control", "tile_max_excess_copies": "excess by the query control alone",
     "bank_share": "nearer to training than to held-out", "bank_p": "p (nearer to training)",
     "membership_auroc": "membership AUROC", "membership_blind_auroc": "blind, no model seen",
-    "membership_calibrated_auroc": "membership AUROC, calibrated",
+    "membership_calibrated_auroc": "membership AUROC, calibrated", "label_by_chance": "label consistency by chance",
     "membership_epsilon": "empirical epsilon, at least", "dp_epsilon": "epsilon promised", "dp_delta": "delta promised",
     "membership_epsilon_most": "that could be told, at most", "membership_void": "void", "most": "found best by",
 }  # fmt: skip

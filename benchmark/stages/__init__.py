@@ -4,8 +4,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -19,7 +19,7 @@ VERSIONS: dict[str, int] = {
     "synthesize": 7,
     "features": 2,
     "classify": 3,
-    "fidelity": 8,
+    "fidelity": 9,
     "audit": 10,
     "membership": 3,
 }
@@ -30,6 +30,25 @@ def device() -> str:
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Kernels that give the same bits every time, where torch has them (it warns where not), so that a cell that was
+    killed ends as one that was not: by default several threads, and a GPU, add up some gradients in any order."""
+    import torch
+
+    strict, gentle = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is refused
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=gentle)
+        memory.fill_uninitialized_memory = filled
 
 
 def spoken(what: str, total: int, every: float = 60.0) -> Callable[..., None]:

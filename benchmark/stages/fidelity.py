@@ -241,11 +241,12 @@ def _two_sample(real: NDArray[Any], other: NDArray[Any], groups: list[str], othe
 
 
 def _consistency(prepared: split.Prepared, inputs: dict[str, Path]) -> list[Record]:
-    """Whether a classifier of real images sees in each image the label asked for; beside it real test images."""
+    """Whether a classifier of real images sees in each image the label asked for; beside it real test images, and what
+    its answers would come to at random."""
     if "judge" not in inputs:
         return []
     from benchmark.stages.classify import read_classifier
-    from classifiers.metrics import label_consistency
+    from classifiers.metrics import chance_consistency, label_consistency
     from classifiers.training import predict
 
     images, labels, name = prepared.test.images, prepared.test.labels, "real"
@@ -256,7 +257,10 @@ def _consistency(prepared: split.Prepared, inputs: dict[str, Path]) -> list[Reco
             return []  # it was asked for no label
     model = read_classifier(inputs["judge"], len(prepared.card.classes))
     probabilities = predict(model, images, prepared.card.task)
-    names, rows = np.array([label_name(prepared.card, label) for label in labels]), []
+    names = np.array([label_name(prepared.card, label) for label in labels])
+    chance = chance_consistency(labels, probabilities)
+    rows: list[Record] = [{"metric": "label_by_chance", "group": "all", "value": chance, "low": float("nan"),
+                           "high": float("nan"), "n": len(labels), "generator": name}]  # fmt: skip
     for group in ("all", *sorted(set(names))):
         mine = np.flatnonzero((names == group) | (group == "all"))
         if group == "all" or len(mine) >= LEAST:

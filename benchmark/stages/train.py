@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmark.cache import Record, write_json
 from benchmark.datasets import wordings
-from benchmark.stages import device, peaks, split, spoken
+from benchmark.stages import device, peaks, repeatable, split, spoken
 
 
 class ChosenImages:
@@ -263,7 +263,8 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     Thread(target=_die_with, args=(job["parent"],), daemon=True).start()
     try:
-        run_train(job["config"], {role: Path(path) for role, path in job["inputs"].items()}, Path(job["folder"]))
+        with repeatable():
+            run_train(job["config"], {role: Path(path) for role, path in job["inputs"].items()}, Path(job["folder"]))
         write_json(Path(sys.argv[1]).with_name(f"peak {state.process_index}.json"), peaks())
     except Exception as error:
         with suppress(FileExistsError), Path(sys.argv[1]).with_name("error.txt").open("x") as file:

@@ -3,10 +3,13 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from benchmark import stages
+from benchmark import running, stages
+from benchmark.cache import Cell
 
 
 def test_long_cells_speak_once_a_minute(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,3 +49,18 @@ def test_a_meter_counts_what_a_killed_try_spent(tmp_path: Path) -> None:
     with stages.Meter(tmp_path / "none", every=0.01) as without:
         time.sleep(0.05)
     assert without.read()[0] < 10 and not (tmp_path / "none").exists(), "kept beside a state alone"
+
+
+def test_cells_run_on_kernels_that_give_the_same_bits_every_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By default threads add up the gradients of a caption that several images share in any order, now and then."""
+    strict = list[bool]()
+
+    def looking(config: Any, inputs: Any, folder: Path) -> None:
+        strict.append(torch.are_deterministic_algorithms_enabled())
+
+    monkeypatch.setattr(running, "stage", lambda name: looking)
+    threads = torch.get_num_threads()
+    assert running.run_one(str(tmp_path), Cell("train", 1, {}, threads=threads))[1:] == ("", 0)
+    assert strict == [True] and not torch.are_deterministic_algorithms_enabled()

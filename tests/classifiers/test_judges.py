@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from classifiers.metrics import binomial_interval, delong_auroc, label_consistency, probe_alignment, two_sample
+from classifiers.metrics import (
+    binomial_interval,
+    chance_consistency,
+    delong_auroc,
+    label_consistency,
+    probe_alignment,
+    two_sample,
+)
 
 
 def test_equal_laws_cannot_be_told_apart_and_shifted_ones_can() -> None:
@@ -33,6 +40,19 @@ def test_label_consistency_of_classes_and_of_labels() -> None:
     chance = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     assert label_consistency(np.array([0, 1, 1]), chance)[0] == pytest.approx(2 / 3)
     assert label_consistency(np.array([[1, 0], [0, 1], [0, 1]], np.uint8), chance)[0] == pytest.approx(4 / 6)
+
+
+def test_consistency_by_chance_is_that_of_answers_in_any_order() -> None:
+    """Of one class and of several labels; of a judge that always says the same, its own consistency."""
+    rng = np.random.default_rng(0)
+    labels, answers = rng.choice(3, 300, p=[0.6, 0.3, 0.1]), rng.dirichlet([2.0, 1.0, 1.0], 300)
+    several = (rng.random((300, 4)) < [0.1, 0.3, 0.5, 0.7]).astype(np.uint8)
+    marks = rng.random((300, 4))
+    for asked, given in ((labels, answers), (several, marks)):
+        shuffled = [label_consistency(rng.permutation(asked), given)[0] for _ in range(400)]
+        assert chance_consistency(asked, given) == pytest.approx(np.mean(shuffled), abs=0.005)
+    always = np.tile([0.0, 1.0, 0.0], (300, 1))
+    assert chance_consistency(labels, always) == pytest.approx(label_consistency(labels, always)[0])
 
 
 def test_a_probe_lies_where_the_classes_differ() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmark.stages import repeatable
 from classifiers.features import efficientnet_lite0_maps
 from generators.autoencoders import SHIPPED, load_autoencoder
 from generators.latent_diffusion import sample, small_pipeline
@@ -27,7 +28,8 @@ def pipeline() -> Any:
 def trained(model: Any, batch: int = 64, steps: int = 12, seconds: float = 1e9, **more: Any) -> torch.Tensor:
     """All weights after a short training."""
     schedule = Schedule(steps * batch, batch, learning_rate=2e-3, checkpoint_seconds=seconds, **more.pop("how", {}))
-    train(model, LATENTS, TEXTS * 30, np.full(90, 1 / 90), schedule, seed=0, **more)
+    with repeatable():
+        train(model, LATENTS, TEXTS * 30, np.full(90, 1 / 90), schedule, seed=0, **more)
     return torch.cat([p.detach().flatten() for part in (model.unet, model.text_encoder) for p in part.parameters()])
 
 
@@ -60,7 +62,8 @@ def test_two_tunings_give_the_same_decoder() -> None:
     images, found = np.random.default_rng(0).integers(0, 255, (64, 64, 64, 3), dtype=np.uint8), []
     for _ in range(2):
         model = load_autoencoder(SHIPPED).to("cuda")
-        tune_decoder(model, images, 64, efficientnet_lite0_maps(), images_seen=32 * 10)
+        with repeatable():
+            tune_decoder(model, images, 64, efficientnet_lite0_maps(), images_seen=32 * 10)
         found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(*found)
 

@@ -12,7 +12,6 @@ import torch
 from benchmark.datasets import UNSEEN, Card, phrase, wordings
 from generators import latent_diffusion, training
 from generators.latent_diffusion import Denoiser, diffusion_loss, sample, snr_weight, token_ids
-from generators.teaching import tune_decoder
 from generators.training import Schedule, learning_rate, train
 from tests.generators.test_diffusion import CAPTIONS, fit, pipeline, weights
 
@@ -162,18 +161,3 @@ def test_another_seed_is_another_training() -> None:
     for model, seed in ((one, 0), (two, 1)):
         train(model, latents, CAPTIONS * 2, np.full(8, 1 / 8), schedule, seed=seed)
     assert not torch.equal(weights(one), weights(two)) and len(fit(pipeline(), 1)) == 1
-
-
-def test_trainings_run_on_kernels_that_give_the_same_bits_every_time() -> None:
-    """By default several threads add up the gradients of a caption that images share in any order, now and then."""
-    strict = list[bool]()
-
-    def look(seen: int, loss: float) -> None:
-        strict.append(torch.are_deterministic_algorithms_enabled())
-
-    model = pipeline()
-    schedule, latents = replace(PLAIN, images_seen=16, learning_rate=1e-4), torch.randn(8, 4, 8, 8)
-    train(model, latents, CAPTIONS * 2, np.full(8, 1 / 8), schedule, seed=0, report=look)
-    images = np.zeros((4, 64, 64, 3), np.uint8)
-    tune_decoder(model.vae, images, 64, lambda x: [x], images_seen=8, batch=4, report=look)
-    assert strict == [True] * 4 and not torch.are_deterministic_algorithms_enabled()

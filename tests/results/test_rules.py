@@ -302,6 +302,26 @@ def test_many_sets_are_told_by_their_extremes(results: Results) -> None:
     assert "in 80\u00a0% to 84\u00a0% on five data sets (real from real 50\u00a0%, the autoencoder" in real
 
 
+def test_labels_no_better_than_chance_are_told(results: Results) -> None:
+    """c: the judge is blind on real images, so nothing else is said of it; d: it sees, and the synthetic ones carry
+    nothing; e: they do."""
+    keys = {"stage": "fidelity", "exposure": "full", "budget": 1.0, "group": "all", "variant": ""}
+    shares = {"c": (0.56, 0.55, 0.56, 0.36, 0.4), "d": (0.9, 0.5, 0.55, 0.52, 0.5), "e": (0.9, 0.5, 0.88, 0.5, 0.87)}
+    rows = []
+    for name, (real, dealt, ours, chance, unseen) in shares.items():
+        found = [("real", "", real, dealt), ("all", "", ours, chance), ("all", "phrasing=unseen", unseen, 0.5)]
+        for generator, variant, value, by_chance in found:
+            row = keys | {"dataset": name, "generator": generator, "variant": variant}
+            rows.append(
+                row | {"metric": "label_consistency", "value": value, "low": value - 0.05, "high": value + 0.05}
+            )
+            rows.append(row | {"metric": "label_by_chance", "value": by_chance})
+    judge, chance, fewer = (text.replace("\u00a0", " ") for text in cautions.signatures(made(results, rows)))
+    assert judge.startswith("Judge:") and judge.endswith("by chance (c (real) 56 % against 55 %).")
+    assert chance.startswith("Labels:") and chance.endswith("than by chance (d (all) 55 % against 52 %).")
+    assert fewer.endswith("than real ones (d (all) 55 % against 90 %).")
+
+
 def test_labels_that_are_seen_less_often_are_told(results: Results) -> None:
     """In synthetic images than in real ones, and in an unseen wording than in the first; overlapping intervals no."""
     keys = {"stage": "fidelity", "exposure": "full", "budget": 1.0, "group": "all", "metric": "label_consistency"}
