@@ -29,7 +29,7 @@ def tokenizer() -> Any:
 
 def small_pipeline(vae: Any, resolution: int, channels: tuple[int, ...], width: int, seed: int) -> Pipeline:
     """An untrained StableDiffusionPipeline: U-Net of `channels`, attention at its coarsest level (where it costs
-    least), two-layer CLIP text encoder of `width`.
+    least) and the pooled text at all, two-layer CLIP text encoder of `width`.
 
     The initial weights depend on seed alone; the global random state is left as it was.
     """
@@ -63,6 +63,8 @@ def small_pipeline(vae: Any, resolution: int, channels: tuple[int, ...], width: 
             cross_attention_dim=width,
             attention_head_dim=4,
             norm_num_groups=16,
+            addition_embed_type="text",  # pooled, to every block beside the time: labels are learnt sooner
+            addition_embed_type_num_heads=4,
         )
         encoder = CLIPTextModel(text)
     scheduler = DPMSolverMultistepScheduler(

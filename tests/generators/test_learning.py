@@ -46,7 +46,7 @@ def test_the_caption_decides_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> N
     card = Card("x", ("glioma", "meningioma", "pituitary tumor"), "MRI", anatomy="brain")
     texts, size = wordings(card, labels, phrasings=UNSEEN), len(labels)
     latents = torch.from_numpy(labels - 1).float().view(-1, 1, 1, 1).expand(-1, 4, 8, 8).contiguous()
-    schedule = Schedule(images_seen=120 * 30, batch=30, learning_rate=3e-3, warmup=10)
+    schedule = Schedule(images_seen=240 * 30, batch=30, learning_rate=3e-3, warmup=10)
     train(model, latents, texts, np.full(size, 1 / size), schedule, seed=0)
     for place, guidance in ((0, 1.0), (0, 7.0), (UNSEEN, 1.0)):
         asked = [phrase(card, label, "full", place) for label in labels[:6]]
