@@ -47,9 +47,8 @@ def failures(results: Results) -> list[str]:
 def data_cautions(results: Results) -> list[str]:
     """Phantoms, waivers, leakage and what the cards warn of."""
     phantoms = [str(card["name"]) for card in results.datasets if card.get("phantom")]
-    found = (
-        [f"Phantoms: no clinical claim. {listed(phantoms)} are procedural images, not patients."] if phantoms else []
-    )
+    text = f"Phantoms: no clinical claim. {listed(phantoms)} are procedural images, not patients."
+    found = [text] if phantoms else []
     waived = [str(name) for name in results.study.get("waive") or []]
     found += [f"Leaks were waived by name for {listed(waived)}."] if waived else []
     shared = [str(each) for each in results.manifest.get("shared_images") or []]
@@ -91,40 +90,42 @@ def _labels(results: Results) -> list[str]:
     synthetic than in real ones, in an unseen wording than in the first."""
     table, chance = (results.pooled("fidelity", name) for name in ("label_consistency", "label_by_chance"))
     filtered = ((results.study.get("sampling") or {}).get("filter") or [None])[0]  # which the unseen wording never is
-    keys, real = ["dataset", "generator", "exposure", "budget"], plain_rows(table[table["generator"] == "real"])
-    blind = _wrong(real, chance, ["dataset", "generator"])
-    ours = table[table["generator"].isin(results.generators) & ~table["dataset"].isin([r["dataset"] for r, _ in blind])]
+    ours, real = table[table["generator"].isin(results.generators)], plain_rows(table[table["generator"] == "real"])
     unseen, plain = ours[(ours["variant"] == "phrasing=unseen") & (not filtered)], plain_rows(ours)
-    judge = "a classifier of real images sees the label asked for in"
+    keys = ["dataset", "generator", "exposure", "budget"]
+    seen = "a classifier of real images sees the label asked for in"
+    blind = _wrong(real, chance, keys[:2])
+    dealt = _wrong(plain[~plain["dataset"].isin(blind["dataset"])], plain_rows(chance), keys)
     found = {
-        "Judge: the classifier that is to tell labels sees them in real images no more often than by chance": blind,
-        f"Labels: {judge} no more synthetic images than by chance": _wrong(plain, plain_rows(chance), keys),
-        f"Labels: {judge} fewer synthetic images than real ones": _wrong(plain, real, ["dataset"]),
-        f"Wording: {judge} fewer images of a wording never trained on": _wrong(unseen, plain, keys),
+        "Judge: what tells labels is not shown to see them in real images more often than by chance": blind,
+        f"Labels: {seen} no more synthetic images than by chance": dealt,
+        f"Labels: {seen} fewer synthetic images than real ones": _wrong(plain.drop(dealt["index"]), real, keys[:1]),
+        f"Wording: {seen} fewer images of a wording never trained on": _wrong(unseen, plain, keys),
     }
-    told = {text: [f"{place_of(results, row)} {percent(row['value'], 0)} against {percent(other['value'], 0)}"
-                   for row, other in pairs] for text, pairs in found.items()}  # fmt: skip
-    return [f"{text} ({'; '.join(dict.fromkeys(each))})." for text, each in told.items() if each]
+    told = {}
+    for text, rows in found.items():
+        places = [place_of(results, row, row["generator"] != "real") for row in records(rows)]
+        shares = [f"{percent(row['value'], 0)} against {percent(row['value_other'], 0)}" for row in records(rows)]
+        told[text] = "; ".join(dict.fromkeys(map(" ".join, zip(places, shares, strict=True))))
+    return [f"{text} ({each})." for text, each in told.items() if each]
 
 
-def _wrong(rows: pd.DataFrame, others: pd.DataFrame, keys: list[str]) -> list[tuple[Row, Row]]:
-    """Rows whose interval is not above the number of the same keys (chance), or is below the interval of that."""
-    known = {tuple(str(row[key]) for key in keys): row for row in records(others)}
-    pairs = [(row, known.get(tuple(str(row[key]) for key in keys))) for row in records(rows[rows["high"].notna()])]
-    return [(row, other) for row, other in pairs if other and (
-        row["low"] <= other["value"] if absent(other["low"]) else row["high"] < other["low"])]  # fmt: skip
+def _wrong(rows: pd.DataFrame, others: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Rows whose interval is not above what chance gives under the same keys, or is below another interval there."""
+    other = others[[*keys, "metric", "value", "low"]]
+    both = rows[rows["high"].notna()].reset_index().merge(other, on=keys, suffixes=("", "_other"))
+    dealt = both["metric_other"] == "label_by_chance"
+    return both[(dealt & (both["low"] <= both["value_other"])) | (~dealt & (both["high"] < both["low_other"]))]
 
 
 def _told_apart(results: Results) -> list[str]:
     """Synthetic images that a linear classifier tells from real ones nearly always."""
     table = plain_rows(results.pooled("fidelity", "two_sample_accuracy"))
-    table = table[table["generator"].isin(results.generators) & (table["low"] > EASY)].drop_duplicates(
-        ["dataset", "generator", "exposure"]
-    )
+    table = table[table["generator"].isin(results.generators) & (table["low"] > EASY)]
+    table = table.drop_duplicates(["dataset", "generator", "exposure"])
     told = [f"{place_of(results, row)} {percent(row['value'], 0)}" for row in records(table)]
-    return (
-        [f"Told apart: a linear classifier of features tells synthetic from real ({'; '.join(told)})."] if told else []
-    )
+    text = f"Told apart: a linear classifier of features tells synthetic from real ({'; '.join(told)})."
+    return [text] if told else []
 
 
 def realism(results: Results) -> str:

@@ -232,6 +232,8 @@ def _pooled(metric: str, part: list[Row]) -> Row:
     values, lows, highs = (np.array([row[end] for row in part], dtype=np.float64) for end in ("value", "low", "high"))
     if len(values) == 1:
         return {"value": part[0]["value"], "low": inside(metric, lows[0]), "high": inside(metric, highs[0])}
+    if metric == "label_by_chance":
+        return {"value": float(values.mean())}  # what it is beside, no estimate of its own
     if metric == "p" or metric.endswith("_p"):
         return {"value": min(1.0, 2 * float(np.median(values)))}
     errors = (highs - lows) / (2 * 1.959964)

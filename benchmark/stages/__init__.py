@@ -34,14 +34,14 @@ def device() -> str:
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """Kernels that give the same bits every time, where torch has them (it warns where not), so that a cell that was
-    killed ends as one that was not: by default several threads, and a GPU, add up some gradients in any order."""
+    """Kernels that give the same bits every time; where there are none, and for attention's gradients on a GPU, torch
+    warns. A cell that was killed is to end as one that was not: by default several threads add up in any order."""
     import torch
 
     strict, gentle = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
     filled = memory.fill_uninitialized_memory
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is refused
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is one of them
     torch.use_deterministic_algorithms(True, warn_only=True)
     memory.fill_uninitialized_memory = False
     try:

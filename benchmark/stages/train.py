@@ -236,7 +236,7 @@ def _launch(config: Record, inputs: dict[str, Path], folder: Path) -> Record:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
         for line in running.stderr or ():
             last = line.strip() or last
-            if line.startswith(("generator:", "captions:", "out of memory:")):
+            if line.startswith(("generator:", "captions:", "out of memory:")) or "deterministic" in line:
                 print(line, end="", file=sys.stderr, flush=True)
     if not running.returncode:
         found = [json.loads(file.read_text()) for file in job.parent.glob("peak *.json")]

@@ -55,12 +55,15 @@ def test_cells_run_on_kernels_that_give_the_same_bits_every_time(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """By default threads add up the gradients of a caption that several images share in any order, now and then."""
-    strict = list[bool]()
+    strict, memory = list[tuple[bool, bool]](), torch.utils.deterministic
+
+    def flags() -> tuple[bool, bool]:
+        return torch.are_deterministic_algorithms_enabled(), bool(memory.fill_uninitialized_memory)  # type: ignore[attr-defined]
 
     def looking(config: Any, inputs: Any, folder: Path) -> None:
-        strict.append(torch.are_deterministic_algorithms_enabled())
+        strict.append(flags())
 
     monkeypatch.setattr(running, "stage", lambda name: looking)
     threads = torch.get_num_threads()
     assert running.run_one(str(tmp_path), Cell("train", 1, {}, threads=threads))[1:] == ("", 0)
-    assert strict == [True] and not torch.are_deterministic_algorithms_enabled()
+    assert strict == [(True, False)] and flags() == (False, True)

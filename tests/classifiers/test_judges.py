@@ -47,7 +47,7 @@ def test_consistency_by_chance_is_that_of_answers_in_any_order() -> None:
     rng = np.random.default_rng(0)
     labels, answers = rng.choice(3, 300, p=[0.6, 0.3, 0.1]), rng.dirichlet([2.0, 1.0, 1.0], 300)
     several = (rng.random((300, 4)) < [0.1, 0.3, 0.5, 0.7]).astype(np.uint8)
-    marks = rng.random((300, 4))
+    marks = rng.random((300, 4)) * [0.6, 1.0, 1.2, 1.6]
     for asked, given in ((labels, answers), (several, marks)):
         shuffled = [label_consistency(rng.permutation(asked), given)[0] for _ in range(400)]
         assert chance_consistency(asked, given) == pytest.approx(np.mean(shuffled), abs=0.005)

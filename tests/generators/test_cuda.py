@@ -15,7 +15,10 @@ from generators.latent_diffusion import sample, small_pipeline
 from generators.teaching import tune_decoder
 from generators.training import Schedule, train
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
+    pytest.mark.filterwarnings("ignore:.*ttention defaults to a non-deterministic algorithm"),
+]
 TEXTS = ["chest X-ray with pneumonia", "a normal chest X-ray", "head CT"]
 LATENTS = torch.randn(90, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -81,7 +84,7 @@ def test_want_of_memory_lowers_what_is_in_it_at_once(little_memory: Any, capsys:
     whole = trained(pipeline(), batch=2048, steps=2)
     little_memory(0.5 * torch.cuda.max_memory_allocated())
     less = trained(pipeline(), batch=2048, steps=2)
-    assert "micro-batch lowered to" in capsys.readouterr().err and (whole - less).abs().max() < 0.01
+    assert "micro-batch lowered to" in capsys.readouterr().err and (whole - less).abs().mean() < 1e-5
     images = np.random.default_rng(0).integers(0, 255, (256, 64, 64, 3), dtype=np.uint8)
     little_memory(torch.cuda.memory_allocated() + 6e8)
     tune_decoder(
