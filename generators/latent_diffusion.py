@@ -29,7 +29,7 @@ def tokenizer() -> Any:
 
 def small_pipeline(vae: Any, resolution: int, channels: tuple[int, ...], width: int, seed: int) -> Pipeline:
     """An untrained StableDiffusionPipeline: U-Net of `channels`, attention at its coarsest level (where it costs
-    least) and the pooled text at all, two-layer CLIP text encoder of `width`.
+    least), the pooled text added to the time in every block, two-layer CLIP text encoder of `width`.
 
     The initial weights depend on seed alone; the global random state is left as it was.
     """
